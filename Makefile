@@ -1,0 +1,30 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/gateway.done  ## run a whole gateway with a stand-in provider (ARGS=--once to exit)
+	$(BIN)/aigw demo $(ARGS)
+
+test: $(VENV)/test.done  ## run the suite
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/check.done  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/bench.done  ## measure; ratios within one run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an extra: it is installed anew when the metadata changes.
+$(VENV)/%.done: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

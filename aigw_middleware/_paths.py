@@ -1,0 +1,74 @@
+"""Patterns over request paths: an exact path (`/healthz`) or a prefix (`/v1/*`).
+
+A path can be spelled in ways that one reader takes for another path (`/static/../v1/x`,
+`//v1/x`). A pattern that opens a door (`exempt`) must not match such a spelling, a pattern that
+guards one (`paths`) must not miss it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)").search
+
+
+def has_dot_segment(path: str) -> bool:
+    """Whether a reader that resolves `.` and `..` (RFC 3986 §5.2.4) would see another path."""
+    return "\\" in path or ("/." in path and _DOT_SEGMENT(path) is not None)
+
+
+def is_canonical(path: str) -> bool:
+    """Whether every reader takes `path` for the same one: no dot or empty segments, no NUL."""
+    return "//" not in path and "\0" not in path and not has_dot_segment(path)
+
+
+class PathPatterns:
+    """A set of path patterns.
+
+    Args:
+        option: the name of the option that the patterns come from, for the error.
+        patterns: `/exact` or `/prefix/*`; `/*` is every path.
+
+    Raises:
+        ValueError: for a pattern that does not begin with `/` or has a `*` anywhere else.
+    """
+
+    def __init__(self, option: str, patterns: Iterable[str]) -> None:
+        if isinstance(patterns, str):
+            patterns = [patterns]
+        exact: set[str] = set()
+        prefixes: set[str] = set()
+        for pattern in patterns:
+            if not isinstance(pattern, str) or not pattern.startswith("/"):
+                raise ValueError(f"{option}: {pattern!r} is no path; it must begin with '/'")
+            stem = pattern.removesuffix("*")
+            if "*" in stem or (stem != pattern and not stem.endswith("/")):
+                raise ValueError(f"{option}: {pattern!r}: '*' may stand only at the end, after '/'")
+            if not is_canonical(stem):
+                raise ValueError(f"{option}: {pattern!r} has dot or empty segments")
+            # The environ holds the path's bytes as Latin-1 (PEP 3333).
+            stem_bytes = stem.encode().decode("latin-1")
+            (exact if stem == pattern else prefixes).add(stem_bytes)
+        self._exact = frozenset(exact)
+        self._prefixes = tuple(sorted(prefixes))
+        self._guarded = frozenset({p.lower() for p in exact} | {p[:-1].lower() for p in prefixes})
+        self._guarded_prefixes = tuple(p.lower() for p in self._prefixes)
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._prefixes)
+
+    def opens(self, path: str) -> bool:
+        """Whether `path` matches in the one spelling that nobody can read otherwise."""
+        if path in self._exact or path.startswith(self._prefixes):
+            return is_canonical(path)
+        return False
+
+    def guards(self, path: str) -> bool:
+        """Whether `path` matches in any spelling: other case, dot or empty segments."""
+        lowered = path.lower()
+        return (
+            lowered in self._guarded
+            or lowered.startswith(self._guarded_prefixes)
+            or not is_canonical(path)
+        )

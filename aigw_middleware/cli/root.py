@@ -1,0 +1,37 @@
+"""The root of the `aigw` command and what its parts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import StoreUnavailable
+from .demo import demo
+from .keys import keys
+from .serve import serve
+
+
+class _Group(click.Group):
+    """A group whose errors are one line and an exit code: 2 for wrong use or unreadable."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, StoreUnavailable) as error:
+            raise click.UsageError(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="aigw")
+def aigw() -> None:
+    """Run an AI gateway and manage its keys.
+
+    Exit codes: 0 done, 1 refused or not found, 2 wrong use or something unreadable.
+    """
+
+
+aigw.add_command(demo)
+aigw.add_command(serve)
+aigw.add_command(keys)

@@ -1,0 +1,102 @@
+"""`aigw serve`: the whole gateway under gunicorn."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..wsgi import DEFAULT_COUNTERS, DEFAULT_STORE, build
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+
+@click.command()
+@click.option("--bind", default="127.0.0.1:8080", show_default=True, help="Address and port.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Threads a process (gthread): one for each request or stream at a time.",
+)
+@click.option(
+    "--worker-class",
+    type=click.Choice(["gthread", "gevent"]),
+    default="gthread",
+    show_default=True,
+    help="gevent holds thousands of streams; it needs the extra of that name.",
+)
+@click.option(
+    "--store",
+    envvar="AIGW_STORE",
+    default=DEFAULT_STORE,
+    show_default=True,
+    help="Where the keys are. [env: AIGW_STORE]",
+)
+@click.option(
+    "--counters",
+    envvar="AIGW_COUNTERS",
+    default=DEFAULT_COUNTERS,
+    show_default=True,
+    help="Where limits are counted. [env: AIGW_COUNTERS]",
+)
+def serve(
+    bind: str, workers: int, threads: int, worker_class: str, store: str, counters: str
+) -> None:
+    """Run the gateway for every provider that has a key in the environment.
+
+    Provider keys come from the variables that the SDKs know (OPENAI_API_KEY,
+    ANTHROPIC_API_KEY, GOOGLE_API_KEY, ...), other addresses from OPENAI_BASE_URL and the like. A
+    gateway key is asked for on every path but /healthz; `aigw keys create` makes one.
+    """
+    if worker_class == "gevent":
+        _patch_for_gevent()
+    if workers > 1 and counters == DEFAULT_COUNTERS:
+        click.echo(
+            f"warning: {workers} workers with memory: counters; each counts limits alone, so "
+            f"together they admit up to {workers} times a limit",
+            err=True,
+        )
+    application = build({**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters})
+    options = {
+        "bind": bind,
+        "workers": workers,
+        "threads": threads,
+        "worker_class": worker_class,
+        # Longer than the 60 s of most load balancers, so that they close first.
+        "keepalive": 75,
+        "graceful_timeout": 30,
+        "proc_name": "aigw",
+    }
+    _run(application, options)
+
+
+def _patch_for_gevent() -> None:
+    """Patch before anything else is built, so that every lock and socket is a gevent one."""
+    try:
+        from gevent import monkey
+    except ModuleNotFoundError:
+        raise click.UsageError(
+            "--worker-class gevent needs pip install 'aigw-middleware[gevent]'"
+        ) from None
+    monkey.patch_all()
+
+
+def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
+    from gunicorn.app.base import BaseApplication
+
+    class Gateway(BaseApplication):  # type: ignore[misc, unused-ignore]
+        """gunicorn with our options; it reads no command line or file of its own."""
+
+        def load_config(self) -> None:
+            for name, value in options.items():
+                self.cfg.set(name, value)
+
+        def load(self) -> WSGIApplication:
+            return application
+
+    Gateway().run()

@@ -1,0 +1,78 @@
+"""The wire dialects of the AI APIs: which paths are theirs, what an error looks like in them.
+
+One module a dialect. Here is decided which one a request speaks, from its path and, where a
+path is shared, from the headers that the vendors' SDKs always send.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..environ import full_path
+from . import anthropic, gemini, openai, plain
+from ._base import Dialect
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = [
+    "ANTHROPIC",
+    "DIALECTS",
+    "GEMINI",
+    "OPENAI",
+    "PLAIN",
+    "Dialect",
+    "client_dialect",
+    "dialect_of",
+]
+
+OPENAI = openai.OPENAI
+ANTHROPIC = anthropic.ANTHROPIC
+GEMINI = gemini.GEMINI
+PLAIN = plain.PLAIN
+
+DIALECTS = {dialect.name: dialect for dialect in (OPENAI, ANTHROPIC, GEMINI)}
+"""The dialects of AI APIs by name; `PLAIN`, the answer to other paths, is none of them."""
+
+_CLIENT_DIALECT = "aigw.client_dialect"
+
+
+def dialect_of(path: str, environ: WSGIEnvironment) -> Dialect:
+    """Return the dialect of a request for `path`; `PLAIN` where no AI API has that path.
+
+    Gemini's paths: below `/v1beta`, `/v1/models/NAME:VERB`, and below `/v1/models` with a header
+    of its SDK. Anthropic's: `/v1/messages`, and of the paths that it shares with OpenAI
+    (`/v1/models`, `/v1/files`) those asked for with `anthropic-version`, which it requires.
+    """
+    if path.startswith("/v1beta/"):
+        return GEMINI
+    if not path.startswith("/v1/"):
+        return PLAIN
+    segment, _, rest = path[4:].partition("/")
+    if segment in anthropic.SEGMENTS:
+        return ANTHROPIC
+    if segment not in openai.SEGMENTS:
+        return PLAIN
+    if segment == "models" and (
+        ":" in rest or "HTTP_X_GOOG_API_CLIENT" in environ or "HTTP_X_GOOG_API_KEY" in environ
+    ):
+        return GEMINI
+    if segment in anthropic.SHARED_SEGMENTS and "HTTP_ANTHROPIC_VERSION" in environ:
+        return ANTHROPIC
+    return OPENAI
+
+
+def client_dialect(environ: WSGIEnvironment) -> Dialect:
+    """Return the dialect in which the client wants its errors.
+
+    Found once, as the request arrived: a credential's header that an inner layer takes out, or
+    a path that it rewrites, does not change what the client understands. A gateway mounted
+    below a prefix is judged without it when the whole path means nothing.
+    """
+    dialect: Dialect | None = environ.get(_CLIENT_DIALECT)
+    if dialect is None:
+        dialect = dialect_of(full_path(environ), environ)
+        if dialect is PLAIN:
+            dialect = dialect_of(environ.get("PATH_INFO", ""), environ)
+        environ[_CLIENT_DIALECT] = dialect
+    return dialect

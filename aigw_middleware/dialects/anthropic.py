@@ -1,0 +1,49 @@
+"""Anthropic's dialect.
+
+Sources: https://docs.anthropic.com/en/api/errors and /en/api/messages-streaming.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ._base import Dialect, Json, _event
+
+SEGMENTS = frozenset({"complete", "messages"})
+"""The first segments below `/v1` that only Anthropic has."""
+SHARED_SEGMENTS = frozenset({"files", "models", "skills"})
+"""Those that OpenAI has too; `anthropic-version` tells whose are meant."""
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+
+
+class _Anthropic(Dialect):
+    name = "anthropic"
+    needs_json = re.compile(r"/(?:messages|messages/count_tokens|messages/batches|complete)/?")
+    needs_model = re.compile(r"/(?:messages|messages/count_tokens|complete)/?")
+
+    def error(
+        self, status: int, code: str, message: str, request_id: str, param: str | None
+    ) -> Json:
+        type_ = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {
+            "type": "error",
+            "error": {"type": type_, "message": message},
+            "request_id": request_id,
+        }
+
+    def error_event(self, path: str, error: Json) -> bytes:
+        return _event("error", error)
+
+
+ANTHROPIC = _Anthropic()

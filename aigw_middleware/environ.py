@@ -1,0 +1,114 @@
+"""The keys that layers leave in the WSGI environ, and the request id.
+
+A layer learns about a request from the environ and tells others through keys with the prefix
+`aigw.`; nothing about a request is kept on an instance. The environ is one dict from layer to
+layer (PEP 3333), so an outer layer sees what the inner ones found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+REQUEST_ID = "aigw.request_id"
+"""str: set by the outermost layer; the client's `X-Request-Id` where it is sane."""
+CLIENT_IP = "aigw.client_ip"
+"""str: the client's address, IPv4-mapped IPv6 as IPv4; `""` where a trusted proxy named none
+that can be read. Where the key is absent, `REMOTE_ADDR` counts."""
+KEY = "aigw.key"
+"""`ApiKey`: the record of the key that was presented, never its token."""
+CLAIMS = "aigw.claims"
+"""dict: the claims of a verified JWT."""
+MODEL = "aigw.model"
+"""str: the model that the request names, without its provider."""
+PROVIDER = "aigw.provider"
+"""str: the provider that answers."""
+DECISIONS = "aigw.decisions"
+"""list of `Decision`, one a gate, in the order met."""
+BODY = "aigw.body"
+"""`Body`: the request's body, where a layer has read it whole."""
+RATE_REPORTS = "aigw.rate_reports"
+"""list of what each limiter has to tell the client in `RateLimit` headers."""
+
+_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}").fullmatch
+
+# Some servers (wsgiref, Granian) copy the variables of the process into the environ, where a
+# debugging page of the wrapped app would show them. These are never a CGI or WSGI key.
+_SECRET_VARIABLES = (
+    "AIGW_SECRET",
+    "AIGW_SECRET_OLD",
+    "AIGW_ADMIN_TOKEN",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "AZURE_OPENAI_API_KEY",
+    "CEREBRAS_API_KEY",
+    "COHERE_API_KEY",
+    "CO_API_KEY",
+    "DEEPSEEK_API_KEY",
+    "FIREWORKS_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "GROQ_API_KEY",
+    "MISTRAL_API_KEY",
+    "OPENAI_ADMIN_KEY",
+    "OPENAI_API_KEY",
+    "OPENROUTER_API_KEY",
+    "PERPLEXITY_API_KEY",
+    "TOGETHER_API_KEY",
+    "XAI_API_KEY",
+)
+# `AIGW_STORE` and the like may hold a password in a URL, `AIGW_VAULT_*` are secrets by intent.
+_REMOVED = tuple({*_SECRET_VARIABLES, *(name for name in os.environ if name.startswith("AIGW_"))})
+
+_next_number = count(1).__next__
+_process_prefix = ""
+
+
+def _new_prefix() -> None:
+    """Give this process its own random prefix of request ids; a fork must not share it."""
+    global _process_prefix
+    _process_prefix = os.urandom(9).hex()
+
+
+_new_prefix()
+os.register_at_fork(after_in_child=_new_prefix)
+
+
+def new_request_id() -> str:
+    """Return an id that no other request of any process has (0.3 µs, against 2 for a UUID)."""
+    return f"req_{_process_prefix}{_next_number():08x}"
+
+
+def enter(environ: WSGIEnvironment) -> None:
+    """Prepare a request: every layer calls it, the outermost one does the work.
+
+    Gives the request its id, and takes out what a server copied from the process's environment:
+    our secrets, and `HTTP_PROXY`, which is either that variable or a client's attempt to be
+    taken for it (CVE-2016-5385, "httpoxy").
+    """
+    if REQUEST_ID in environ:
+        return
+    presented = environ.get("HTTP_X_REQUEST_ID", "")
+    environ[REQUEST_ID] = presented if _SANE_ID(presented) else new_request_id()
+    for name in _REMOVED:
+        if name in environ:
+            del environ[name]
+    environ.pop("HTTP_PROXY", None)
+
+
+def request_id(environ: WSGIEnvironment) -> str:
+    """Return the request's id, giving it one if no layer has yet."""
+    enter(environ)
+    value: str = environ[REQUEST_ID]
+    return value
+
+
+def full_path(environ: WSGIEnvironment) -> str:
+    """Return SCRIPT_NAME + PATH_INFO, the path that rules judge (bytes as Latin-1, PEP 3333)."""
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path or "/"

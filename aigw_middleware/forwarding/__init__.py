@@ -1,0 +1,1 @@
+"""From a request to a provider's answer: the address, the attempts, the wire, the stream."""

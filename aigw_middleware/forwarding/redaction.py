@@ -1,0 +1,58 @@
+"""Take our secrets out of what an upstream repeats of them.
+
+A provider that refuses a key sometimes says which one. Only answers of 400 and up, and headers,
+are searched: a successful answer is passed on as it comes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+
+MARK = "[redacted]"
+_MOST_DECODED = 8 * 1024 * 1024
+
+
+def redact_headers(
+    headers: Sequence[tuple[str, str]], secrets: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Return `headers` with every secret in a value replaced."""
+    redacted = list(headers)
+    for secret in secrets:
+        redacted = [(name, value.replace(secret, MARK)) for name, value in redacted]
+    return redacted
+
+
+def redact_body(body: bytes, coding: str, secrets: Iterable[str]) -> tuple[bytes, bool] | None:
+    """Return the body with every secret replaced, and whether it is no longer encoded.
+
+    Args:
+        body: the whole body, as the upstream sent it.
+        coding: its Content-Encoding, empty for none.
+        secrets: what must not be in it.
+
+    Returns:
+        None where the body cannot be read: nobody can say that no secret is in it.
+    """
+    plain = decode(body, coding)
+    if plain is None:
+        return None
+    clean = plain
+    for secret in secrets:
+        clean = clean.replace(secret.encode(), MARK.encode())
+    return (body, False) if clean == plain else (clean, bool(coding))
+
+
+def decode(body: bytes, coding: str) -> bytes | None:
+    """Return `body` without its coding; None where the coding is not known or the data is bad."""
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        return None
+    reader = zlib.decompressobj(wbits=47 if coding != "deflate" else zlib.MAX_WBITS)
+    try:
+        plain = reader.decompress(body, _MOST_DECODED)
+    except zlib.error:
+        return None
+    return plain if reader.eof and not reader.unused_data else None

@@ -1,0 +1,76 @@
+"""Which of the client's headers go on to an upstream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._headers import HOP_BY_HOP, header_of, is_value
+from ..errors import BodyInvalid
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+def _keys(*names: str) -> frozenset[str]:
+    return frozenset("HTTP_" + name.upper().replace("-", "_") for name in names)
+
+
+CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+"""Headers that can carry a client's key; they are never sent on."""
+
+ACCOUNT = (
+    "openai-organization",
+    "openai-project",
+    "x-goog-user-project",
+    "anthropic-organization-id",
+    "anthropic-workspace-id",
+)
+"""Headers that choose an account at a provider: with our key that is not the client's choice."""
+
+CLIENT = (
+    "cookie",
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "via",
+)
+"""Headers about the client and its way here, which are no business of a provider's."""
+
+# Content-Length and Content-Type have keys of their own; some servers keep both. `Expect` was
+# answered by the server, `Host` is the upstream's, `Proxy` is no header (CVE-2016-5385).
+_TO_NOBODY = _keys(
+    *HOP_BY_HOP, *CREDENTIALS, "host", "expect", "content-length", "content-type", "proxy"
+)
+_NOT_TO_PROVIDERS = _TO_NOBODY | _keys(*ACCOUNT, *CLIENT)
+
+
+def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[str, str]]:
+    """Return the client's headers for an upstream, without credential, host and framing.
+
+    Args:
+        environ: the request.
+        provider: whether it goes to a `Provider`, which is told nothing of the client.
+
+    Raises:
+        BodyInvalid: a value cannot stand in a header.
+    """
+    dropped = _NOT_TO_PROVIDERS if provider else _TO_NOBODY
+    nominated = environ.get("HTTP_CONNECTION")
+    if nominated and nominated.lower() not in ("keep-alive", "close"):
+        # RFC 9110 §7.6.1. Our own credential is added afterwards and cannot be named away.
+        dropped = dropped | _keys(*(option.strip(" \t") for option in nominated.split(",")))
+    headers = [
+        (header_of(key), value)
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+        and key not in dropped
+        and not (provider and key.startswith("HTTP_X_FORWARDED"))
+    ]
+    content_type = environ.get("CONTENT_TYPE")
+    if content_type:
+        headers.append(("Content-Type", content_type))
+    if not is_value("".join([value for _, value in headers])):
+        raise BodyInvalid("A header of the request has a character that no header holds.")
+    return headers

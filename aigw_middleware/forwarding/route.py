@@ -1,0 +1,117 @@
+"""Where a request goes: facts in, candidates out, nothing sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._paths import has_dot_segment
+from ..dialects import PLAIN, Dialect, dialect_of
+from ..environ import full_path
+from ..providers.catalogue import BEARER, CUSTOM_HEADERS
+from ..providers.provider import Provider, credential
+from .url import BaseURL, quote_path, raw_path
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class AIPath(NamedTuple):
+    """A path of an AI API.
+
+    Attributes:
+        dialect: whose it is.
+        rest: the path without the prefix that stands for the base URL, unquoted.
+        raw: the same as it is sent.
+    """
+
+    dialect: Dialect
+    rest: str
+    raw: str
+
+
+class Candidate(NamedTuple):
+    """One way to have a request answered.
+
+    Attributes:
+        provider: the provider's name; None for a plain URL.
+        base: where it is.
+        target: the path that is sent, without the query.
+        credential: the header that carries our key; None for none.
+        secret: the key in it; empty for none.
+    """
+
+    provider: str | None
+    base: BaseURL
+    target: str
+    credential: tuple[str, str] | None
+    secret: str
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether no reader can take `path` for one outside of it."""
+    return not has_dot_segment(path) and "\0" not in path
+
+
+def ai_path(environ: WSGIEnvironment) -> AIPath | None:
+    """Return the AI path of a request, None where its path belongs to no AI API.
+
+    A gateway that is mounted below a prefix (SCRIPT_NAME) sees the path behind it, when the
+    whole path means nothing.
+    """
+    path = full_path(environ)
+    dialect = dialect_of(path, environ)
+    raw = raw_path(environ)
+    if dialect is PLAIN and environ.get("SCRIPT_NAME"):
+        path = environ.get("PATH_INFO", "")
+        dialect = dialect_of(path, environ)
+        raw = quote_path(path)
+    if dialect is PLAIN:
+        return None
+    prefix = next(p for p in dialect.prefixes if path.startswith(p + "/"))
+    rest = path[len(prefix) :]
+    # An encoded prefix (`/%761/...`) means the same; then the rest is quoted anew.
+    raw_rest = raw[len(prefix) :] if raw.startswith(prefix + "/") else quote_path(rest)
+    return AIPath(dialect, rest, raw_rest)
+
+
+def url_candidate(base: BaseURL, api_key: str | None, environ: WSGIEnvironment) -> Candidate:
+    """Return where a plain URL sends a request: the request's path behind the URL's."""
+    target = base.join(raw_path(environ))
+    if api_key is None:
+        return Candidate(None, base, target, None, "")
+    dialect = dialect_of(full_path(environ), environ)
+    header = CUSTOM_HEADERS.get(dialect.name, BEARER)
+    return Candidate(None, base, target, credential(header, api_key), api_key)
+
+
+def provider_candidates(
+    providers: Sequence[Provider], path: AIPath, model: str | None
+) -> list[Candidate]:
+    """Return the candidates in order of preference: providers, then the keys of each.
+
+    Only providers that speak the path's dialect come into question. Those that list the model
+    come first and alone; where none does, the first that lists none at all, native speakers of
+    the dialect before others, since a second one would hardly know another's model.
+    """
+    name = path.dialect.name
+    speaking = [provider for provider in providers if name in provider.dialects]
+    chosen = [provider for provider in speaking if provider.lists(model)]
+    if not chosen:
+        open_ones = [provider for provider in speaking if provider.serves_any or model is None]
+        native = [provider for provider in open_ones if provider.dialects[0] == name]
+        chosen = (native or open_ones)[:1]
+    return [candidate for provider in chosen for candidate in _keyed_candidates(provider, path)]
+
+
+def _keyed_candidates(provider: Provider, path: AIPath) -> list[Candidate]:
+    dialect = path.dialect.name
+    base = provider.base(dialect)
+    target = (base.path + path.raw) or "/"
+    keys = provider.keys()
+    if not keys:
+        return [Candidate(provider.name, base, target, None, "")]
+    return [
+        Candidate(provider.name, base, target, provider.credential(dialect, key), key)
+        for key in keys
+    ]

@@ -1,0 +1,77 @@
+"""What the layers that decide have in common.
+
+A gate *judges* a request, a pure step that finds a `Denial` or nothing, and then *applies* what
+follows: it takes the credential out, or spends from a limit. Kept apart, the first alone tells
+which rule would refuse a request; with `enforce=False` both are done and nobody is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from .denial import Denial, refuse
+from .environ import DECISIONS, enter
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class Decision(NamedTuple):
+    """What one gate found, left in `environ["aigw.decisions"]`.
+
+    Attributes:
+        gate: the name of the gate's class.
+        allowed: whether its rules let the request pass.
+        code: the code of the refusal; None where allowed.
+        reason: why, for the operator; never holds a secret.
+        enforced: False where the gate only reports (`enforce=False`).
+    """
+
+    gate: str
+    allowed: bool
+    code: str | None
+    reason: str
+    enforced: bool
+
+
+class Gate:
+    """Base of the layers that let a request pass or refuse it.
+
+    Args:
+        app: the wrapped WSGI application.
+        enforce: False reports what would be refused in `aigw.decisions` and refuses nothing.
+    """
+
+    def __init__(self, app: WSGIApplication, *, enforce: bool = True) -> None:
+        if not callable(app):
+            raise ValueError(f"app: {type(app).__name__} is not a WSGI application")
+        self.app = app
+        self.enforce = bool(enforce)
+        self._passed = Decision(type(self).__name__, True, None, "", self.enforce)
+
+    def judge(self, environ: WSGIEnvironment) -> Denial | None:
+        """Return what this gate has against the request, changing nothing."""
+        raise NotImplementedError
+
+    def apply(self, environ: WSGIEnvironment) -> Denial | None:
+        """Judge the request and do what follows from it; gates with effects override this."""
+        return self.judge(environ)
+
+    def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+        """Return the `start_response` for the answer; gates that add headers override this."""
+        return start_response
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        enter(environ)
+        denial = self.apply(environ)
+        environ.setdefault(DECISIONS, []).append(self._decision(denial))
+        start_response = self.responder(environ, start_response)
+        if denial is not None and self.enforce:
+            return refuse(environ, start_response, denial)
+        return self.app(environ, start_response)
+
+    def _decision(self, denial: Denial | None) -> Decision:
+        if denial is None:
+            return self._passed
+        return Decision(type(self).__name__, False, denial.code, denial.message, self.enforce)

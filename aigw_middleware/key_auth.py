@@ -1,0 +1,258 @@
+"""Ask for a gateway key, and enforce all that is stored on it.
+
+Clients hold gateway keys instead of provider keys. Use it in front of anything that only known
+clients may reach; it says who a client is, not who a person is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import unquote_plus
+
+from ._addresses import NetworkSet, header_name, parse_address
+from ._paths import PathPatterns
+from .counters import MemoryCounters, resolve_counters
+from .denial import Denial, store_denial
+from .environ import CLIENT_IP, KEY, RATE_REPORTS, full_path
+from .errors import StoreUnavailable
+from .gate import Gate
+from .keys import ApiKey
+from .limits import parse_limits
+from .limits.enforcing import NamedLimits, with_rate_headers
+from .model_rules import ModelRules, judge_models
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_BAD_KEY = Denial(
+    "invalid_api_key",
+    "A valid gateway API key is required.",
+    headers=(("WWW-Authenticate", 'Bearer realm="ai-gateway"'),),
+)
+_BAD_ADDRESS = Denial("ip_not_allowed", "This key may not be used from this address.")
+
+
+class Keys(Protocol):
+    """Where keys are looked up: `store.keys`, `StaticKeys`, or an object of your own."""
+
+    def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey | None:
+        """Return the live key of `token`, None for any that is not good.
+
+        Raises:
+            StoreUnavailable: it cannot be told.
+        """
+
+
+class KeyAuth(Gate):
+    """Let requests pass that present a good gateway key; 401 `invalid_api_key` for any other.
+
+    ::
+
+        app = KeyAuth(app, open_store("sqlite:///aigw.db").keys, exempt=["/healthz"])
+
+    What is stored on the key is enforced here: its endpoint, expiry and whether it is disabled
+    (401, one answer for every reason), its networks (403 `ip_not_allowed`), its models (403
+    `model_not_allowed`), its limits (429 `rate_limit_exceeded`). The record, never the token, is
+    left in `environ["aigw.key"]`. Whether let through or refused, no header or parameter that
+    can carry a key is left for the next layer.
+
+    Args:
+        app: the wrapped WSGI application.
+        keys: `store.keys`, a `StaticKeys`, or an object with
+            `verify(token, *, endpoint=None) -> ApiKey | None`.
+        endpoint: the endpoint that this is; a key made for another one is refused.
+        exempt: paths (`/healthz`) or prefixes (`/static/*`) that need no key and are left
+            untouched, judged on SCRIPT_NAME + PATH_INFO; a path with dot or empty segments
+            never is exempt.
+        headers: the headers that may carry the key: `Authorization` as a bearer token (the
+            scheme in any case, RFC 6750 §2.1), the others bare. Two different tokens in one
+            request are refused.
+        query_parameter: a query parameter that may carry it as well; None for none. A query
+            string ends up in logs of others, so prefer a header.
+        counters: an engine or its URL for the keys' own limits; None is memory of this
+            instance's own.
+        enforce: False reports in `aigw.decisions` and refuses nothing.
+
+    Raises:
+        ValueError: an option is wrong.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        keys: Keys,
+        *,
+        endpoint: str | None = None,
+        exempt: Iterable[str] = (),
+        headers: Iterable[str] = ("authorization", "x-api-key", "api-key", "x-goog-api-key"),
+        query_parameter: str | None = None,
+        counters: MemoryCounters | str | None = None,
+        enforce: bool = True,
+    ) -> None:
+        super().__init__(app, enforce=enforce)
+        if isinstance(keys, Mapping):
+            raise ValueError("keys: a mapping of secrets belongs in StaticKeys(...)")
+        if not callable(getattr(keys, "verify", None)):
+            raise ValueError(f"keys: {type(keys).__name__} has no verify(token, endpoint=...)")
+        self._keys = keys
+        self._endpoint = endpoint
+        self._exempt = PathPatterns("exempt", exempt)
+        names = [headers] if isinstance(headers, str) else list(headers)
+        self._headers = tuple(dict.fromkeys(header_name("headers", name) for name in names))
+        if query_parameter is not None and not query_parameter:
+            raise ValueError("query_parameter: empty; None reads no parameter")
+        self._parameter = query_parameter
+        if not self._headers and query_parameter is None:
+            raise ValueError("headers: empty, and no query_parameter: no key could be presented")
+        self._counters = resolve_counters(counters)
+
+    def judge(self, environ: WSGIEnvironment) -> Denial | None:
+        """Return what is against the request, spending nothing and taking nothing out."""
+        if self._is_exempt(environ):
+            return None
+        found = self._look_up(_presented(environ, self._headers, self._parameter))
+        if isinstance(found, Denial):
+            return found
+        rules = _rules_of(found)
+        denial = _judge_rules(rules, environ, self.app)
+        if denial is None and rules.limits is not None:
+            denial = rules.limits.judge(self._counters, found.id)
+        return denial
+
+    def apply(self, environ: WSGIEnvironment) -> Denial | None:
+        """Take the credentials out, judge the key that they name, and spend from its limits."""
+        if self._is_exempt(environ):
+            return None
+        tokens = _presented(environ, self._headers, self._parameter)
+        self._take_out(environ)
+        found = self._look_up(tokens)
+        if isinstance(found, Denial):
+            return found
+        environ[KEY] = found
+        rules = _rules_of(found)
+        denial = _judge_rules(rules, environ, self.app)
+        if denial is None and rules.limits is not None:
+            denial = self._spend(rules.limits, found, environ)
+        return denial
+
+    def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+        """Put the rate headers on the answer where the key has limits."""
+        if RATE_REPORTS not in environ:
+            return start_response
+        return with_rate_headers(environ, start_response)
+
+    def _is_exempt(self, environ: WSGIEnvironment) -> bool:
+        return bool(self._exempt) and self._exempt.opens(full_path(environ))
+
+    def _look_up(self, tokens: set[str]) -> ApiKey | Denial:
+        if len(tokens) != 1:
+            return _BAD_KEY
+        try:
+            key = self._keys.verify(tokens.pop(), endpoint=self._endpoint)
+        except StoreUnavailable as error:
+            return store_denial(error)
+        # Judged here too, whatever kind of `keys` the record comes from.
+        if key is None or not key.is_live(datetime.now(UTC)) or not self._is_for_here(key):
+            return _BAD_KEY
+        return key
+
+    def _is_for_here(self, key: ApiKey) -> bool:
+        return self._endpoint is None or key.endpoint_id in (None, self._endpoint)
+
+    def _spend(self, limits: NamedLimits, key: ApiKey, environ: WSGIEnvironment) -> Denial | None:
+        try:
+            return limits.reserve(self._counters, key.id, environ)
+        except StoreUnavailable as error:
+            return store_denial(error)
+
+    def _take_out(self, environ: WSGIEnvironment) -> None:
+        for name in self._headers:
+            environ.pop(name, None)
+        if self._parameter is not None:
+            _remove_parameter(environ, self._parameter)
+
+
+class _KeyRules(NamedTuple):
+    networks: NetworkSet | None
+    models: ModelRules | None
+    limits: NamedLimits | None
+
+
+def _rules_of(key: ApiKey) -> _KeyRules:
+    return _compiled(key.networks, key.models, key.limits)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(
+    networks: tuple[str, ...], models: tuple[str, ...] | None, limits: tuple[str, ...]
+) -> _KeyRules:
+    """Parse a key's rules once for all keys that have the same ones."""
+    return _KeyRules(
+        NetworkSet("networks", networks) if networks else None,
+        None if models is None else ModelRules(models),
+        NamedLimits(parse_limits(limits), "key", "key") if limits else None,
+    )
+
+
+def _judge_rules(rules: _KeyRules, environ: WSGIEnvironment, app: WSGIApplication) -> Denial | None:
+    if rules.networks is not None:
+        text = environ.get(CLIENT_IP)
+        if text is None:
+            text = environ.get("REMOTE_ADDR") or ""
+        address = parse_address(text.partition("%")[0])
+        if address is None or address not in rules.networks:
+            return _BAD_ADDRESS
+    if rules.models is not None:
+        return judge_models(rules.models, environ, app)
+    return None
+
+
+def _presented(
+    environ: WSGIEnvironment, headers: tuple[str, ...], parameter: str | None
+) -> set[str]:
+    """Return the different tokens that a request presents."""
+    tokens = set()
+    for name in headers:
+        value = environ.get(name)
+        if not value:
+            continue
+        token = _bearer(value) if name == "HTTP_AUTHORIZATION" else value.strip(" \t")
+        if token:
+            tokens.add(token)
+    if parameter is not None:
+        tokens.update(_parameter_values(environ.get("QUERY_STRING", ""), parameter))
+    return tokens
+
+
+def _bearer(value: str) -> str:
+    scheme, _, token = value.strip(" \t").partition(" ")
+    return token.strip(" \t") if scheme.lower() == "bearer" else ""
+
+
+def _parameter_values(query: str, name: str) -> Iterable[str]:
+    for part in query.split("&"):
+        key, _, value = part.partition("=")
+        if unquote_plus(key) == name and value:
+            yield unquote_plus(value)
+
+
+def without_parameter(query: str, name: str) -> str:
+    """Return `query` without the parameters called `name`, however they are spelled."""
+    return "&".join(
+        part for part in query.split("&") if unquote_plus(part.partition("=")[0]) != name
+    )
+
+
+def _remove_parameter(environ: WSGIEnvironment, name: str) -> None:
+    """Take the parameter out of the query string and of the raw targets that servers keep."""
+    query = environ.get("QUERY_STRING", "")
+    if query:
+        environ["QUERY_STRING"] = without_parameter(query, name)
+    for raw in ("RAW_URI", "REQUEST_URI"):
+        path, mark, query = environ.get(raw, "").partition("?")
+        if mark:
+            kept = without_parameter(query, name)
+            environ[raw] = f"{path}?{kept}" if kept else path

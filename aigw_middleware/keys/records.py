@@ -1,0 +1,47 @@
+"""The record of a gateway key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A gateway key as layers and stores see it; nothing of its token is in it.
+
+    Attributes:
+        id: `aigk_` and the public id that stands in the token; safe in logs.
+        name: a short name for people.
+        description: what the key is for, at most 255 characters.
+        metadata: free text, often JSON, at most 4,096 characters.
+        endpoint_id: the endpoint that the key is for; None for every endpoint.
+        created_at: when it was made, UTC.
+        updated_at: when its record last changed, UTC.
+        expires_at: from when on it is refused, UTC; None for never.
+        last_used: when it last let a request in, UTC, to the second; None for never.
+        disabled: whether it is refused for now.
+        redacted: the form of its token that may be shown.
+        limits: its limits (`"100/min"`), counted for this key alone.
+        models: patterns of the models that it may use; None for all, empty for none.
+        networks: the networks that it may be used from; empty for all.
+    """
+
+    id: str
+    name: str = ""
+    description: str = ""
+    metadata: str = ""
+    endpoint_id: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    expires_at: datetime | None = None
+    last_used: datetime | None = None
+    disabled: bool = False
+    redacted: str = ""
+    limits: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
+    networks: tuple[str, ...] = ()
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether the key is neither disabled nor expired at `now` (an aware datetime)."""
+        return not self.disabled and (self.expires_at is None or now < self.expires_at)

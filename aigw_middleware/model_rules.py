@@ -1,0 +1,146 @@
+"""Rules over models: patterns, and where a request's model is judged.
+
+A rule judges the model that is asked for in the end: after aliases, and again for every
+candidate of a failover. Only the forwarder knows that one, so a gate hands its rule inwards in
+the environ when there is a forwarder within, and judges what the body says when there is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .body import whole
+from .denial import Denial, body_denial
+from .dialects import PLAIN, Dialect, dialect_of
+from .environ import full_path
+from .errors import BodyError, BodyInvalid
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+MODEL_RULES = "aigw.model_rules"
+"""list of callables `(provider, model) -> Denial | None`, judged by the forwarder before each
+attempt; `model` is None on a path that names none."""
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
+
+ModelRule = Callable[[str | None, str | None], Denial | None]
+
+
+class ModelRules:
+    """Patterns over `provider/model`, matched without regard to case; `*` is the one wildcard.
+
+    Args:
+        allow: the models that may be used; None for all, empty for none.
+        deny: those that may not, whatever `allow` says.
+
+    Raises:
+        ValueError: a pattern is empty or has characters that no model's name has.
+    """
+
+    def __init__(
+        self, allow: Iterable[str] | None, deny: Iterable[str] = (), *, option: str = "models"
+    ) -> None:
+        self._allow = None if allow is None else _compile(option, allow)
+        self._deny = _compile("deny", deny)
+
+    def allows(self, provider: str | None, model: str) -> bool:
+        """Whether `model` of `provider` may be used; both as they will be asked for."""
+        names = {model.lower()}
+        if provider:
+            names.add(f"{provider}/{model}".lower())
+        if _matches(self._deny, names):
+            return False
+        return self._allow is None or _matches(self._allow, names)
+
+    def judge(self, provider: str | None, model: str | None) -> Denial | None:
+        """Return the refusal for `model` of `provider`; a request without a model is refused."""
+        if model is None:
+            return Denial("model_not_allowed", "This path names no model and is not allowed.")
+        if not self.allows(provider, model):
+            message = "The model is not allowed for this key or gateway."
+            return Denial("model_not_allowed", message, param="model")
+        return None
+
+
+def _compile(option: str, patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    return tuple(_pattern(option, pattern) for pattern in patterns)
+
+
+def _pattern(option: str, pattern: object) -> re.Pattern[str]:
+    if not isinstance(pattern, str) or not re.fullmatch(r"[A-Za-z0-9._:/@+*-]+", pattern):
+        raise ValueError(f"{option}: {pattern!r} is no pattern of a model's name")
+    parts = re.split(r"\*+", pattern.lower())
+    return re.compile(".*".join(map(re.escape, parts)))
+
+
+def _matches(patterns: Iterable[re.Pattern[str]], names: set[str]) -> bool:
+    return any(pattern.fullmatch(name) for pattern in patterns for name in names)
+
+
+def requested_model(dialect: Dialect, path: str, document: dict[str, Any] | None) -> str | None:
+    """Return the model that a request names, None where it names none.
+
+    Args:
+        dialect: the dialect of the request.
+        path: its path without the dialect's prefix.
+        document: its JSON body, None where it has none.
+
+    Raises:
+        BodyInvalid: what stands in the model's place is no model's name.
+    """
+    model = dialect.model(path, document)
+    if model is None:
+        return None
+    if not isinstance(model, str) or not _NAME(model):
+        raise BodyInvalid("The model's name is not valid.")
+    return model
+
+
+def judge_models(
+    rules: ModelRules, environ: WSGIEnvironment, app: WSGIApplication
+) -> Denial | None:
+    """Judge the request's model, or hand the rule to the forwarder within."""
+    if _has_final_judge(app):
+        environ.setdefault(MODEL_RULES, []).append(rules.judge)
+        return None
+    path = full_path(environ)
+    dialect = dialect_of(path, environ)
+    if dialect is PLAIN:
+        return None
+    try:
+        model = _model_in_body(dialect, path, environ)
+    except BodyError as error:
+        return body_denial(error)
+    if model is None:
+        return rules.judge(None, None)
+    provider, slash, rest = model.partition("/")
+    return rules.judge(provider, rest) if slash else rules.judge(None, model)
+
+
+def _model_in_body(dialect: Dialect, path: str, environ: WSGIEnvironment) -> str | None:
+    rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
+    document = None
+    if environ.get("REQUEST_METHOD") == "POST":
+        if environ.get("HTTP_CONTENT_ENCODING"):
+            raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
+        document = whole(environ, MAX_BODY_BYTES).json()
+    return requested_model(dialect, rest, document)
+
+
+def _has_final_judge(app: object) -> bool:
+    """Whether a forwarder that judges models stands within `app`, behind layers of ours.
+
+    Only our own layers are looked through: they hand every request on, of others nobody knows.
+    """
+    while type(app).__module__.startswith(__package__):
+        if getattr(app, "judges_models", False):
+            return True
+        app = getattr(app, "app", None)
+    return False

@@ -1,0 +1,91 @@
+"""The providers that need only a key: one row each, with the page that it comes from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BEARER = "authorization"
+"""The header of a key that is sent as `Authorization: Bearer`."""
+
+
+class Surface(NamedTuple):
+    """Where a provider speaks one dialect.
+
+    Attributes:
+        path: what is put behind the native base URL; empty for that URL itself.
+        header: the header that carries the key.
+    """
+
+    path: str
+    header: str
+
+
+class Entry(NamedTuple):
+    """One row of the catalogue.
+
+    Attributes:
+        base_url: the native base URL, which stands for the client's `/v1` (Gemini: `/v1beta`).
+        surfaces: by the name of the dialect, the native one first.
+        key_variables: the environment variables in which the vendor's SDK looks for a key.
+        base_variable: the one in which it looks for a base URL; empty for none.
+        base_suffix: what that URL lacks to be a base URL in the sense of this table.
+        aliases: other names of the provider.
+    """
+
+    base_url: str
+    surfaces: dict[str, Surface]
+    key_variables: tuple[str, ...]
+    base_variable: str = ""
+    base_suffix: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+def _openai_like(base_url: str, key_variable: str, *aliases: str) -> Entry:
+    surfaces = {"openai": Surface("", BEARER)}
+    return Entry(base_url, surfaces, (key_variable,), aliases=aliases)
+
+
+CATALOGUE = {
+    # https://platform.openai.com/docs/api-reference/authentication
+    "openai": Entry(
+        "https://api.openai.com/v1",
+        {"openai": Surface("", BEARER)},
+        ("OPENAI_API_KEY",),
+        "OPENAI_BASE_URL",
+        "",
+        ("open-ai",),
+    ),
+    # https://docs.anthropic.com/en/api/overview and, for the OpenAI form,
+    # https://docs.anthropic.com/en/api/openai-sdk
+    "anthropic": Entry(
+        "https://api.anthropic.com/v1",
+        {"anthropic": Surface("", "x-api-key"), "openai": Surface("", BEARER)},
+        ("ANTHROPIC_API_KEY",),
+        "ANTHROPIC_BASE_URL",
+        "/v1",
+    ),
+    # https://ai.google.dev/api and https://ai.google.dev/gemini-api/docs/openai
+    "google": Entry(
+        "https://generativelanguage.googleapis.com/v1beta",
+        {"gemini": Surface("", "x-goog-api-key"), "openai": Surface("/openai", BEARER)},
+        ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+        "GOOGLE_GEMINI_BASE_URL",
+        "/v1beta",
+        ("gemini",),
+    ),
+    # https://api-docs.deepseek.com
+    "deepseek": _openai_like("https://api.deepseek.com", "DEEPSEEK_API_KEY", "deep-seek"),
+    # https://console.groq.com/docs/openai
+    "groq": _openai_like("https://api.groq.com/openai/v1", "GROQ_API_KEY", "groqcloud"),
+    # https://docs.mistral.ai/api
+    "mistral": _openai_like("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    # https://openrouter.ai/docs/api-reference/overview
+    "openrouter": _openai_like("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "open-router"),
+}
+"""The providers by name."""
+
+NAMES = {alias: name for name, entry in CATALOGUE.items() for alias in (name, *entry.aliases)}
+"""Each name and alias, in lower case, with the name that it stands for."""
+
+CUSTOM_HEADERS = {"openai": BEARER, "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
+"""The header of the key at a custom provider, by its dialect."""

@@ -1,0 +1,139 @@
+"""A provider as an option: a row of the catalogue, or an address of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from ..dialects import DIALECTS
+from ..forwarding.url import BaseURL
+from .catalogue import BEARER, CATALOGUE, CUSTOM_HEADERS, NAMES, Surface
+
+
+class Provider:
+    """A provider that requests may be forwarded to.
+
+    ::
+
+        Provider("openai", api_keys=["sk-..."])
+        Provider("mine", base_url="http://10.0.0.7:8000/v1", dialect="openai", models=["llama-3"])
+
+    Args:
+        name: a name of the catalogue, or one of your own, which then needs a `base_url`.
+        base_url: what stands for the client's `/v1` (Gemini: `/v1beta` too); with a name of the
+            catalogue it takes the place of that provider's address.
+        dialect: what a provider of your own speaks: `openai` (the default), `anthropic` or
+            `gemini`.
+        api_keys: its keys in order of preference. Without any, a provider of the catalogue has
+            the key in the environment variable of its SDK (`OPENAI_API_KEY`, ...); one of your
+            own is asked without a key.
+        models: the models that it serves; None for any.
+
+    Raises:
+        ValueError: an option is wrong; a key is never repeated in the message.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str | None = None,
+        dialect: str | None = None,
+        api_keys: Iterable[str] = (),
+        models: Iterable[str] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
+            raise ValueError(f"name: {name!r} is no name of a provider")
+        known = NAMES.get(name.lower())
+        self.name = known or name
+        self._surfaces = self._known(known, dialect) if known else self._custom(base_url, dialect)
+        url = base_url if base_url is not None else CATALOGUE[self.name].base_url
+        self._bases = {
+            of: BaseURL(url.rstrip("/") + surface.path, option="base_url")
+            for of, surface in self._surfaces.items()
+        }
+        keys = [api_keys] if isinstance(api_keys, str) else list(api_keys)
+        if not all(_can_be_sent(key) for key in keys):
+            raise ValueError("api_keys: a key is empty, or cannot be sent in a header")
+        self._keys = tuple(keys)
+        self._needs_key = known is not None and base_url is None
+        self._models = None if models is None else frozenset(map(str.lower, _texts(models)))
+
+    @staticmethod
+    def _known(name: str, dialect: str | None) -> Mapping[str, Surface]:
+        surfaces = CATALOGUE[name].surfaces
+        if dialect is None:
+            return surfaces
+        if dialect not in surfaces:
+            raise ValueError(f"dialect: {name} does not speak {dialect!r}")
+        return {dialect: surfaces[dialect]}
+
+    def _custom(self, base_url: str | None, dialect: str | None) -> Mapping[str, Surface]:
+        if base_url is None:
+            raise ValueError(
+                f"name: {self.name!r} is not in the catalogue ({', '.join(CATALOGUE)}); "
+                "a provider of your own needs base_url"
+            )
+        dialect = dialect or "openai"
+        if dialect not in DIALECTS:
+            raise ValueError(f"dialect: {dialect!r} is none of {', '.join(DIALECTS)}")
+        return {dialect: Surface("", CUSTOM_HEADERS[dialect])}
+
+    def __repr__(self) -> str:
+        return f"<Provider {self.name}, {len(self._keys)} keys given>"
+
+    @property
+    def dialects(self) -> tuple[str, ...]:
+        """The names of the dialects that it speaks, the native one first."""
+        return tuple(self._surfaces)
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether it is in the catalogue, at its own address, and no key is known for it."""
+        return self._needs_key and not self.keys()
+
+    def base(self, dialect: str) -> BaseURL:
+        """Return where it speaks `dialect`."""
+        return self._bases[dialect]
+
+    def keys(self) -> tuple[str, ...]:
+        """Return its keys: those given, else the one in the environment."""
+        if self._keys or self.name not in CATALOGUE:
+            return self._keys
+        values = (os.environ.get(name) for name in CATALOGUE[self.name].key_variables)
+        return tuple(value for value in values if value and _can_be_sent(value))[:1]
+
+    def credential(self, dialect: str, key: str) -> tuple[str, str]:
+        """Return the header that carries `key`, as `(name, value)`."""
+        return credential(self._surfaces[dialect].header, key)
+
+    def lists(self, model: str | None) -> bool:
+        """Whether its `models` name `model`."""
+        return self._models is not None and model is not None and model.lower() in self._models
+
+    @property
+    def serves_any(self) -> bool:
+        """Whether it has no list of models."""
+        return self._models is None
+
+
+def credential(header: str, key: str) -> tuple[str, str]:
+    """Return the header with `key` in it, in the form that the header asks for."""
+    return (header, f"Bearer {key}") if header == BEARER else (header, key)
+
+
+def _texts(values: Iterable[str]) -> list[str]:
+    values = [values] if isinstance(values, str) else list(values)
+    if not all(isinstance(value, str) and value for value in values):
+        raise ValueError("models: must be names of models")
+    return values
+
+
+def _can_be_sent(key: object) -> bool:
+    return (
+        isinstance(key, str)
+        and bool(key)
+        and key.isascii()
+        and key.isprintable()
+        and " " not in key
+    )

@@ -1,0 +1,192 @@
+"""Limit how many requests are let in, exactly.
+
+Most limiters count in fixed windows, which admit twice the limit around a boundary, or check
+before they count, which admits more when requests come at once. Here no span of the window's
+length ever holds more admitted requests than the limit says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from ._addresses import header_name, parse_address
+from .counters import MemoryCounters, resolve_counters
+from .denial import Denial, store_denial
+from .environ import CLAIMS, CLIENT_IP, KEY
+from .errors import StoreUnavailable
+from .gate import Gate
+from .limits import parse_limits
+from .limits.enforcing import NamedLimits, with_rate_headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    Bucket = Callable[[WSGIEnvironment], str]
+
+logger = logging.getLogger(__name__)
+
+
+class RateLimiter(Gate):
+    """Refuse requests over a limit, with 429 `rate_limit_exceeded` and `Retry-After`.
+
+    ::
+
+        app = RateLimiter(app, ["10/s", "1000/day"], by="key")
+
+    A window slides: in no span of its length are more requests admitted than the limit, over
+    all threads, and one comes back at the latest a sixtieth of the window after it has left
+    it. All limits of one limiter are counted in one step or none is; what is refused spends
+    nothing. Every answer tells what is left in `RateLimit` and `RateLimit-Policy`, and in the
+    headers that the client's SDK knows, in the place of a provider's of the same name.
+
+    Args:
+        app: the wrapped WSGI application.
+        limits: one limit or several: `"100/min"`, `"10/s"`, `"30/90s"`, windows of 1 second to
+            31 days.
+        by: whose requests are counted together: `"key"` (the gateway key; where there is none,
+            the address), `"ip"` (IPv6 by /64), `"global"`, `"header:NAME"`, `"claim:NAME"` (an
+            absent header or claim is one shared bucket), a callable `environ -> str`, or a list
+            of these, counted per combination.
+        counters: an engine from `open_counters`, or its URL; None is memory of this instance's
+            own. Memory counts for one process: under several workers each counts alone.
+        name: limiters of the same name on one engine share their counts. By default it is made
+            from `by`, and a limit's unit and window always belong to it, but not its amount, so
+            that a changed limit goes on counting.
+        fail_open: True lets requests in when the engine gives no answer, and logs it.
+        enforce: False counts and reports in `aigw.decisions`, and refuses nothing.
+
+    Raises:
+        ValueError: a limit or `by` cannot be read, or there is no limit.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        limits: str | Iterable[str] = (),
+        *,
+        by: str | Bucket | Iterable[str | Bucket] = "key",
+        counters: MemoryCounters | str | None = None,
+        name: str | None = None,
+        fail_open: bool = False,
+        enforce: bool = True,
+    ) -> None:
+        super().__init__(app, enforce=enforce)
+        parsed = parse_limits(limits)
+        if not parsed:
+            raise ValueError('limits: empty; write one like "100/min"')
+        if name is not None and not _is_name(name):
+            raise ValueError(f"name: {name!r} must be printable ASCII without quotes")
+        self._bucket, by_text = _bucket(by)
+        self._limits = NamedLimits(parsed, name or f"by={by_text}", name)
+        self._counters = resolve_counters(counters)
+        self._fail_open = fail_open
+        self._warned = False
+
+    def judge(self, environ: WSGIEnvironment) -> Denial | None:
+        """Tell whether the request would be refused, spending nothing."""
+        return self._limits.judge(self._counters, self._bucket(environ))
+
+    def apply(self, environ: WSGIEnvironment) -> Denial | None:
+        """Spend one request of each limit, or say which of them is reached."""
+        if environ.get("wsgi.multiprocess") and not self._warned:
+            self._warn()
+        try:
+            return self._limits.reserve(self._counters, self._bucket(environ), environ)
+        except StoreUnavailable as error:
+            if not self._fail_open:
+                return store_denial(error)
+            logger.error("counters unavailable, request let in uncounted (fail_open): %s", error)
+            return None
+
+    def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+        """Put the rate headers on the answer."""
+        return with_rate_headers(environ, start_response)
+
+    def _warn(self) -> None:
+        self._warned = True
+        if not self._counters.shared:
+            logger.warning(
+                "this server runs several processes and each of them counts alone: together they "
+                "admit up to as many times the limit"
+            )
+
+
+def _is_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and bool(name)
+        and name.isascii()
+        and name.isprintable()
+        and not set(name) & set('"\\|')
+    )
+
+
+def _bucket(by: str | Bucket | Iterable[str | Bucket]) -> tuple[Bucket, str]:
+    """Return the function that names a request's bucket, and a text that names the function."""
+    if isinstance(by, str) or callable(by):
+        return _one_bucket(by)
+    parts = [_one_bucket(part) for part in by]
+    if not parts:
+        raise ValueError("by: empty")
+    functions = [function for function, _ in parts]
+
+    def combined(environ: WSGIEnvironment) -> str:
+        # The lengths keep ("a|", "b") and ("a", "|b") apart.
+        values = [function(environ) for function in functions]
+        return "|".join(f"{len(value)}:{value}" for value in values)
+
+    return combined, "+".join(text for _, text in parts)
+
+
+def _one_bucket(by: str | Bucket) -> tuple[Bucket, str]:
+    if callable(by):
+        named = by if hasattr(by, "__qualname__") else type(by)
+        text = f"{named.__module__}.{named.__qualname__}"
+        return lambda environ: _bounded(str(by(environ))), text
+    if by in _BUCKETS:
+        return _BUCKETS[by], by
+    kind, _, name = by.partition(":") if isinstance(by, str) else ("", "", "")
+    if kind == "header" and name:
+        key = header_name("by", name)
+        return lambda environ: _bounded(environ.get(key, "")), f"header:{key}"
+    if kind == "claim" and name:
+        return lambda environ: _claim(environ, name), by
+    raise ValueError(
+        f"by: {by!r} is none of key, ip, global, header:NAME, claim:NAME, a callable or a list"
+    )
+
+
+def _bounded(value: str) -> str:
+    """Return a client's value, or its hash where it is long or could be a credential."""
+    if not value:
+        return ""
+    return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _claim(environ: WSGIEnvironment, name: str) -> str:
+    value = environ.get(CLAIMS, {}).get(name)
+    return "" if value is None else _bounded(str(value))
+
+
+def _by_ip(environ: WSGIEnvironment) -> str:
+    text = environ.get(CLIENT_IP)
+    if text is None:
+        text = environ.get("REMOTE_ADDR") or ""
+    address = parse_address(text.partition("%")[0])
+    if address is None:
+        return "ip:"
+    if address.version == 6:
+        # Who has an IPv6 address has a /64 of them (RFC 6177).
+        return f"ip:{address.value >> 64:x}::/64"
+    return f"ip:{address.text}"
+
+
+def _by_key(environ: WSGIEnvironment) -> str:
+    key = environ.get(KEY)
+    return _by_ip(environ) if key is None else f"key:{key.id}"
+
+
+_BUCKETS: dict[str, Bucket] = {"key": _by_key, "ip": _by_ip, "global": lambda environ: ""}

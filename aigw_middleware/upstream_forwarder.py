@@ -1,0 +1,428 @@
+"""Forward requests to a provider, or to any URL, and stream the answer back.
+
+The terminal of a gateway: whatever stands in front of it decides, this class sends. Do not
+point a plain URL at a host that clients may choose; the address comes from options alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ._headers import is_token
+from .body import blocks, content_length, has_body, whole
+from .denial import Denial, body_denial, refuse, status_line
+from .dialects import client_dialect
+from .environ import BODY, MODEL, PROVIDER, enter, request_id
+from .errors import (
+    BodyError,
+    BodyInvalid,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from .forwarding.redaction import redact_body, redact_headers
+from .forwarding.request_headers import request_headers
+from .forwarding.response_headers import header, is_event_stream, response_headers
+from .forwarding.route import (
+    AIPath,
+    Candidate,
+    ai_path,
+    is_safe_path,
+    provider_candidates,
+    url_candidate,
+)
+from .forwarding.stream import ForwardedBody
+from .forwarding.transport import Request, Response, Timeouts, Transport, shared_transport
+from .forwarding.url import BaseURL, query
+from .model_rules import MODEL_RULES, requested_model
+from .providers import Provider
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from requests.adapters import BaseAdapter
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+_MOST_ERROR_BYTES = 1024 * 1024
+_REFUSED_KEY = (401, 403)
+
+
+class UpstreamForwarder:
+    """Forward requests upstream with a provider's key in the place of the client's.
+
+    ::
+
+        app = UpstreamForwarder(upstream=Provider("openai", api_keys=["sk-..."]))
+        app = UpstreamForwarder(upstream="http://127.0.0.1:8000")      # a plain reverse proxy
+
+    With a `Provider` the client's `/v1` (Gemini: `/v1beta` too) stands for its base URL, only
+    paths of AI APIs are served, and bodies are judged: what must be JSON and is not is refused,
+    and nothing is sent. A plain URL gets every path behind its own, and bodies as they come.
+
+    The client's credentials (`Authorization`, `X-Api-Key`, `Api-Key`, `X-Goog-Api-Key`, `?key=`)
+    are never sent upstream. No redirects are followed, no cookies kept, no proxy variables or
+    netrc read. Answers stream back as they arrive; `Date` and `Server` are left to the WSGI
+    server. An answer that breaks off raises, after an error event in an event stream; when the
+    client goes, the connection upstream is closed.
+
+    Refusals: 400 `invalid_request`, 404 `not_found`, 405 `method_not_allowed`, 408
+    `request_timeout`, 411 `length_required`, 413 `request_too_large`, 502
+    `upstream_unreachable` and `upstream_auth_failed` (the provider refused our key), 504
+    `upstream_timeout`.
+
+    Args:
+        app: where requests go whose path belongs to no AI API; None: this is the end.
+        upstream: a URL, a `Provider`, or several of those in order of preference.
+        api_key: the key for a plain URL, sent in the header of the path's dialect; None for none.
+        connect_timeout: seconds for connecting, TLS included.
+        first_byte_timeout: seconds until the answer's head, and again until its first byte.
+        idle_timeout: seconds between two bytes of the answer, and for each block of the body.
+        total_timeout: seconds for all of it, but for an event stream.
+        stream_timeout: seconds for an event stream.
+        max_body_bytes: the largest request body, 32 MiB.
+        transport: a `requests` transport adapter that sends in the place of our own client.
+
+    Raises:
+        ValueError: an option is wrong.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication | None = None,
+        upstream: str | Provider | Sequence[Provider] | None = None,
+        *,
+        api_key: str | None = None,
+        connect_timeout: float = 5,
+        first_byte_timeout: float = 300,
+        idle_timeout: float = 60,
+        total_timeout: float = 600,
+        stream_timeout: float = 900,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        transport: BaseAdapter | None = None,
+    ) -> None:
+        if app is not None and not callable(app):
+            raise ValueError("app: not a WSGI application; the upstream is named upstream=...")
+        self.app = app
+        self._url: BaseURL | None = None
+        self._providers: tuple[Provider, ...] = ()
+        if isinstance(upstream, str):
+            self._url = BaseURL(upstream, option="upstream")
+        else:
+            self._providers = _providers(upstream)
+            if api_key is not None:
+                raise ValueError("api_key: is for a URL; give a Provider its api_keys")
+        if api_key is not None and not (
+            isinstance(api_key, str) and api_key.isascii() and api_key.isprintable() and api_key
+        ):
+            raise ValueError("api_key: empty, or cannot be sent in a header")
+        self._api_key = api_key
+        self._timeouts = Timeouts(
+            _seconds("connect_timeout", connect_timeout),
+            _seconds("first_byte_timeout", first_byte_timeout),
+            _seconds("idle_timeout", idle_timeout),
+            _seconds("total_timeout", total_timeout),
+            _seconds("stream_timeout", stream_timeout),
+        )
+        if not isinstance(max_body_bytes, int) or max_body_bytes < 0:
+            raise ValueError(f"max_body_bytes: {max_body_bytes!r} is no number of bytes")
+        self._max_body_bytes = max_body_bytes
+        self._transport = _transport(transport)
+
+    @property
+    def judges_models(self) -> bool:
+        """Whether rules over models that outer gates hand inwards are judged here."""
+        return bool(self._providers)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        enter(environ)
+        path = ai_path(environ)
+        if path is None and self.app is not None:
+            return self.app(environ, start_response)
+        try:
+            plan = self._plan(environ, path)
+        except BodyError as error:
+            return refuse(environ, start_response, body_denial(error))
+        if isinstance(plan, Denial):
+            return refuse(environ, start_response, plan)
+        answer = self._attempt(environ, plan)
+        if isinstance(answer, Denial):
+            return refuse(environ, start_response, answer)
+        return self._respond(environ, start_response, answer)
+
+    def _plan(self, environ: WSGIEnvironment, path: AIPath | None) -> _Plan | Denial:
+        """Find out where the request may go, and with what body."""
+        method = environ["REQUEST_METHOD"]
+        if not is_token(method) or method in ("CONNECT", "TRACE"):
+            return Denial("method_not_allowed", "This method is not served.")
+        if not is_safe_path(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")):
+            return Denial("not_found", "A path with dot segments is not served.")
+        if self._url is not None:
+            candidate = url_candidate(self._url, self._api_key, environ)
+            body, length = _streamed_body(environ, self._max_body_bytes)
+            headers = request_headers(environ, provider=False)
+            return _Plan(method, [candidate], query(environ), headers, body, length)
+        if path is None:
+            return Denial("not_found", "No AI API has this path.")
+        return self._provider_plan(environ, method, path)
+
+    def _provider_plan(self, environ: WSGIEnvironment, method: str, path: AIPath) -> _Plan | Denial:
+        model = _judge_body(environ, method, path, self._max_body_bytes)
+        candidates = provider_candidates(self._providers, path, model)
+        if not candidates:
+            return Denial(
+                "not_found", "No provider here serves this path and model.", param="model"
+            )
+        allowed, denial = _allowed(candidates, model, environ)
+        if not allowed:
+            return denial or Denial("model_not_allowed", "No provider may be asked for this.")
+        body = whole(environ, self._max_body_bytes)
+        if model is not None:
+            environ[MODEL] = model
+        headers = request_headers(environ, provider=True)
+        return _Plan(method, allowed, query(environ), headers, body.blocks, body.size)
+
+    def _attempt(self, environ: WSGIEnvironment, plan: _Plan) -> _Answer | Denial:
+        """Ask one candidate after the other until one answers for good."""
+        started = time.monotonic()
+        deadline = started + self._timeouts.total
+        last = len(plan.candidates) - 1
+        for number, candidate in enumerate(plan.candidates):
+            if candidate.provider is not None:
+                environ[PROVIDER] = candidate.provider
+            try:
+                response = self._transport().send(plan.request(candidate), self._timeouts, deadline)
+            except BodyError as error:
+                return body_denial(error)
+            except UpstreamError as error:
+                if number < last and not error.sent and time.monotonic() < deadline:
+                    continue
+                return _upstream_denial(error)
+            if number < last and _may_differ_elsewhere(response.status):
+                response.close()
+                continue
+            return self._begin(response, candidate, started)
+        raise AssertionError("a plan has a candidate")
+
+    def _begin(self, response: Response, candidate: Candidate, started: float) -> _Answer | Denial:
+        """Read the first bytes, so that what breaks before them can still be refused properly."""
+        if response.status in _REFUSED_KEY and candidate.secret:
+            response.close()
+            logger.error(
+                "the provider %s refused our key with %d",
+                candidate.provider or candidate.base.authority,
+                response.status,
+            )
+            return Denial("upstream_auth_failed", "The provider refused the gateway's key.")
+        stream = is_event_stream(response.headers)
+        total = self._timeouts.stream if stream else self._timeouts.total
+        deadline = started + total
+        try:
+            left = min(self._timeouts.first_byte, deadline - time.monotonic())
+            first = response.read(left)
+            if response.status >= 400 and candidate.secret:
+                return self._begin_error(response, candidate, first, deadline)
+        except UpstreamError as error:
+            response.close()
+            error.sent = True
+            return _upstream_denial(error)
+        except BaseException:
+            response.close()
+            raise
+        headers = redact_headers(response.headers, [candidate.secret] if candidate.secret else [])
+        return _Answer(response, headers, first, deadline, stream)
+
+    def _begin_error(
+        self, response: Response, candidate: Candidate, first: bytes, deadline: float
+    ) -> _Answer | Denial:
+        """Read an error answer whole: what it repeats of our key is taken out."""
+        body = bytearray(first)
+        while len(body) <= _MOST_ERROR_BYTES:
+            left = min(self._timeouts.idle, deadline - time.monotonic())
+            data = response.read(left) if first else b""
+            if not data:
+                break
+            body += data
+        coding = header(response.headers, "content-encoding")
+        clean = redact_body(bytes(body), coding, [candidate.secret])
+        if clean is None or len(body) > _MOST_ERROR_BYTES:
+            response.close()
+            message = f"The provider answered {response.status} in a form that cannot be shown."
+            return Denial("upstream_unreachable", message, retryable=False)
+        data, decoded = clean
+        headers = redact_headers(response.headers, [candidate.secret])
+        if data != bytes(body):
+            headers = _replaced_length(headers, len(data), decoded=decoded)
+        return _Answer(response, headers, data, deadline, is_event_stream(headers))
+
+    def _respond(
+        self, environ: WSGIEnvironment, start_response: StartResponse, answer: _Answer
+    ) -> Iterable[bytes]:
+        response = answer.response
+        headers = response_headers(answer.headers, request_id(environ))
+        if response.status in (204, 304):  # neither has a body, whatever the upstream announces
+            headers = [header for header in headers if header[0].lower() != "content-length"]
+        start_response(status_line(response.status, response.reason), headers)
+        if not answer.first:
+            response.close()
+            return []
+        return ForwardedBody(
+            response,
+            answer.first,
+            idle=self._timeouts.idle,
+            deadline=answer.deadline,
+            error_event=_error_event(environ) if answer.stream else None,
+        )
+
+
+class _Plan(NamedTuple):
+    """What is sent, and to whom in which order."""
+
+    method: str
+    candidates: list[Candidate]
+    query: str
+    headers: list[tuple[str, str]]
+    blocks: Callable[[], Iterable[bytes]]
+    length: int | None
+
+    def request(self, candidate: Candidate) -> Request:
+        """Return the request for one candidate."""
+        headers = self.headers
+        if candidate.credential is not None:
+            headers = [*headers, candidate.credential]
+        target = candidate.target + self.query
+        return Request(self.method, candidate.base, target, headers, self.blocks(), self.length)
+
+
+class _Answer(NamedTuple):
+    """An answer whose first bytes have come."""
+
+    response: Response
+    headers: list[tuple[str, str]]
+    first: bytes
+    deadline: float
+    stream: bool
+
+
+def _providers(upstream: object) -> tuple[Provider, ...]:
+    providers = (upstream,) if isinstance(upstream, Provider) else tuple(_iterated(upstream))
+    if not providers:
+        raise ValueError("upstream: name a URL, a Provider or a list of Providers")
+    for provider in providers:
+        if not isinstance(provider, Provider):
+            raise ValueError(
+                f"upstream: {type(provider).__name__} in a list is no Provider; a URL stands alone"
+            )
+        if provider.is_keyless:
+            raise ValueError(
+                f"upstream: no key for {provider.name}; give api_keys or set its SDK's variable"
+            )
+    return providers
+
+
+def _iterated(value: object) -> Iterable[Provider]:
+    return value if isinstance(value, Iterable) else ()
+
+
+def _seconds(option: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{option}: {value!r} is no number of seconds")
+    if not (0 < value < math.inf):
+        raise ValueError(f"{option}: {value!r}: must be more than 0 seconds")
+    return float(value)
+
+
+def _transport(adapter: BaseAdapter | None) -> Callable[[], Transport]:
+    if adapter is None:
+        return shared_transport
+    if not callable(getattr(adapter, "send", None)):
+        raise ValueError(f"transport: {type(adapter).__name__} is no requests transport adapter")
+    from .forwarding.adapter import AdapterTransport
+
+    transport = AdapterTransport(adapter)
+    return lambda: transport
+
+
+def _streamed_body(
+    environ: WSGIEnvironment, max_bytes: int
+) -> tuple[Callable[[], Iterable[bytes]], int | None]:
+    """Return the body for a plain URL, as it comes, and its length (None: chunked)."""
+    if BODY in environ:
+        body = whole(environ, max_bytes)
+        return body.blocks, body.size
+    if not has_body(environ):
+        return (lambda: ()), 0
+    length = None if environ.get("HTTP_TRANSFER_ENCODING") else content_length(environ)
+    stream = blocks(environ, max_bytes)
+    return (lambda: stream), length
+
+
+def _judge_body(environ: WSGIEnvironment, method: str, path: AIPath, max_bytes: int) -> str | None:
+    """Return the model that the request names.
+
+    Raises:
+        BodyError: the body is not what its path requires.
+    """
+    dialect = path.dialect
+    document = None
+    if method == "POST" and dialect.needs_json.fullmatch(path.rest):
+        if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
+            raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
+        document = whole(environ, max_bytes).json()
+    model = requested_model(dialect, path.rest, document)
+    if model is None and document is not None and dialect.needs_model.fullmatch(path.rest):
+        raise BodyInvalid("The request's body names no model.")
+    return model
+
+
+def _allowed(
+    candidates: Sequence[Candidate], model: str | None, environ: WSGIEnvironment
+) -> tuple[list[Candidate], Denial | None]:
+    """Return the candidates that every rule of an outer gate allows, and the last refusal."""
+    rules = environ.get(MODEL_RULES, ())
+    allowed, denial = [], None
+    for candidate in candidates:
+        found = next((d for rule in rules if (d := rule(candidate.provider, model))), None)
+        if found is None:
+            allowed.append(candidate)
+        else:
+            denial = found
+    return allowed, denial
+
+
+def _may_differ_elsewhere(status: int) -> bool:
+    """Whether another candidate may answer better: a bad key, a limit, a fault of the provider."""
+    return status in (401, 403, 429) or status >= 500
+
+
+def _upstream_denial(error: UpstreamError) -> Denial:
+    """Return the refusal for an answer that did not come; never with the upstream's address."""
+    logger.warning("no answer from upstream: %s", error)
+    if isinstance(error, UpstreamTimeout):
+        return Denial("upstream_timeout", "The provider did not answer in time.", retryable=False)
+    message = "The provider could not be reached or broke off."
+    return Denial("upstream_unreachable", message, retryable=not error.sent)
+
+
+def _replaced_length(
+    headers: list[tuple[str, str]], length: int, *, decoded: bool
+) -> list[tuple[str, str]]:
+    dropped = {"content-length", "content-encoding"} if decoded else {"content-length"}
+    kept = [header for header in headers if header[0].lower() not in dropped]
+    return [*kept, ("Content-Length", str(length))]
+
+
+def _error_event(environ: WSGIEnvironment) -> Callable[[UpstreamError], bytes]:
+    dialect = client_dialect(environ)
+    path = environ.get("PATH_INFO", "")
+    id_ = request_id(environ)
+
+    def event(error: UpstreamError) -> bytes:
+        denial = _upstream_denial(error)
+        document = dialect.error(denial.status, denial.code, denial.message, id_, None)
+        return dialect.error_event(path, document)
+
+    return event

@@ -1,0 +1,87 @@
+"""A whole gateway as a WSGI application, from environment variables.
+
+::
+
+    gunicorn 'aigw_middleware.wsgi:application'
+
+Every provider that has a key in its SDK's variable (`OPENAI_API_KEY`, ...) is served, at the
+address in its base variable (`OPENAI_BASE_URL`, ...) where that is set. A gateway key is asked
+for on every path but `/healthz`.
+
+- `AIGW_STORE`: where the keys are, `sqlite:///aigw.db` by default.
+- `AIGW_COUNTERS`: where limits are counted, `memory:` by default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .denial import Denial, refuse
+from .environ import full_path
+from .key_auth import KeyAuth
+from .providers import CATALOGUE, Provider
+from .stack import stack
+from .store import open_store
+from .upstream_forwarder import UpstreamForwarder
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+DEFAULT_STORE = "sqlite:///aigw.db"
+DEFAULT_COUNTERS = "memory:"
+HEALTH = "/healthz"
+
+_NOT_FOUND = Denial("not_found", "The gateway serves no such path.")
+
+
+def build(variables: Mapping[str, str]) -> WSGIApplication:
+    """Build the gateway that environment `variables` describe.
+
+    Raises:
+        ValueError: a variable is wrong, or no provider has a key.
+        StoreUnavailable: the store cannot be opened.
+    """
+    providers = configured_providers(variables)
+    if not providers:
+        names = ", ".join(name for entry in CATALOGUE.values() for name in entry.key_variables)
+        raise ValueError(f"no provider has a key; set one of {names}")
+    store = open_store(variables.get("AIGW_STORE") or DEFAULT_STORE)
+    counters = variables.get("AIGW_COUNTERS") or DEFAULT_COUNTERS
+    return stack(
+        UpstreamForwarder(_own_paths, upstream=providers),
+        partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters),
+    )
+
+
+def configured_providers(variables: Mapping[str, str]) -> list[Provider]:
+    """Return the providers of the catalogue that have a key in `variables`."""
+    providers = []
+    for name, entry in CATALOGUE.items():
+        key = next((value for key in entry.key_variables if (value := variables.get(key))), None)
+        if key is None:
+            continue
+        base = variables.get(entry.base_variable) if entry.base_variable else None
+        url = base.rstrip("/") + entry.base_suffix if base else None
+        providers.append(Provider(name, api_keys=[key.strip()], base_url=url))
+    return providers
+
+
+def _own_paths(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer what belongs to no AI API: the health check, and nothing else."""
+    if full_path(environ) != HEALTH:
+        return refuse(environ, start_response, _NOT_FOUND)
+    body = b'{"status": "ok"}'
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    start_response("200 OK", headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def __getattr__(name: str) -> WSGIApplication:
+    # Built when a server asks for it, so that importing `build` needs no configuration.
+    if name != "application":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    application = globals()[name] = build(os.environ)
+    return application
