@@ -128,9 +128,9 @@ def _bucket(by: str | Bucket | Iterable[str | Bucket]) -> tuple[Bucket, str]:
     """Return the function that names a request's bucket, and a text that names the function."""
     if isinstance(by, str) or callable(by):
         return _one_bucket(by)
-    parts = [_one_bucket(part) for part in by]
+    parts = [_one_bucket(part) for part in by] if isinstance(by, Iterable) else []
     if not parts:
-        raise ValueError("by: empty")
+        raise ValueError("by: names nothing to count by")
     functions = [function for function, _ in parts]
 
     def combined(environ: WSGIEnvironment) -> str:

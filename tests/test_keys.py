@@ -1,0 +1,390 @@
+"""Tokens, static keys and the store of keys."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import sqlite3
+import stat
+import string
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigw_middleware import StaticKeys, StoreUnavailable, open_store
+from aigw_middleware.keys import TOKEN_PATTERN
+from aigw_middleware.keys.token import new_token, public_id_of
+from aigw_middleware.store.sqlite import MIGRATIONS
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/aigw.db"
+
+
+def test_a_token_has_the_published_form() -> None:
+    """`aigw-<public id>-g1-<secret>`, found by the scanners' pattern, 190 random bits."""
+    made = new_token()
+    assert re.fullmatch(TOKEN_PATTERN, made.token)
+    assert public_id_of(made.token) == made.public_id
+    assert len(made.token) == 63
+
+
+def test_no_two_tokens_share_anything() -> None:
+    """A thousand tokens have a thousand ids and secrets."""
+    made = [new_token() for _ in range(1000)]
+    assert len({m.public_id for m in made}) == len({m.token[25:] for m in made}) == 1000
+
+
+@given(st.integers(0, 62), st.sampled_from(string.ascii_letters + string.digits + "-_"))
+def test_one_wrong_letter_is_noticed_without_the_store(position: int, letter: str) -> None:
+    """The checksum finds every changed letter."""
+    token = new_token().token
+    changed = token[:position] + letter + token[position + 1 :]
+    assert (public_id_of(changed) is None) == (changed != token)
+
+
+@given(st.text(max_size=80))
+def test_no_text_is_taken_for_a_token(text: str) -> None:
+    """What was not made here has no public id, and never crashes the reader."""
+    assert public_id_of(text) is None
+
+
+def test_static_keys_know_their_secrets() -> None:
+    """The name is the key's id; another secret is nobody's."""
+    keys = StaticKeys({"ci": "s3cret", "web": "other"})
+    key = keys.verify("s3cret")
+    assert key is not None
+    assert (key.id, key.name) == ("ci", "ci")
+    assert keys.verify("S3cret") is None
+    assert keys.verify("") is None
+
+
+def test_static_keys_show_no_secret() -> None:
+    """Neither repr nor the attributes hold a secret."""
+    keys = StaticKeys({"ci": "s3cret-s3cret"})
+    assert "s3cret" not in repr(keys) + repr(vars(keys))
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"a": ""},
+        {"a": "x y"},
+        {"a": "x\n"},
+        {"a": "é"},
+        {"": "x"},
+        {"a": "x", "b": "x"},
+        {"a": None},
+    ],
+)
+def test_secrets_that_could_not_be_presented_are_refused(secrets: Any) -> None:
+    """A wrong secret is a ValueError that names its key and not the secret."""
+    with pytest.raises(ValueError, match="^secrets: ") as error:
+        StaticKeys(secrets)
+    assert "x y" not in str(error.value)
+
+
+def test_a_created_key_is_verified_listed_and_deleted(url: str) -> None:
+    """The life of a key: its token works until it is deleted, and never again."""
+    keys = open_store(url).keys
+    key, token = keys.create(name="web", description="Production", metadata='{"a": 1}')
+    assert keys.get(key.id) == key
+    assert keys.verify(token) == key
+    assert (key.name, key.description, key.metadata) == ("web", "Production", '{"a": 1}')
+    assert key.created_at is not None
+    assert abs(datetime.now(UTC) - key.created_at) < timedelta(minutes=1)
+    assert keys.delete(key.id) is True
+    assert keys.delete(key.id) is False
+    assert keys.verify(token) is None
+    with pytest.raises(KeyError):
+        keys.get(key.id)
+
+
+def test_the_token_is_nowhere_but_in_the_answer(url: str, tmp_path: Path) -> None:
+    """Neither the record nor the files hold any part of the secret."""
+    store = open_store(url)
+    key, token = store.keys.create()
+    secret = token.rpartition("-")[2]
+    files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for start in range(len(secret) - 7):
+        run = secret[start : start + 8]
+        assert run not in repr(key)
+        assert run.encode() not in files
+
+
+@pytest.mark.parametrize("wrong", ["nope", "aigk_", "aigk_unknown", "", None, "aigw-x"])
+def test_unknown_ids(url: str, wrong: Any) -> None:
+    """An id that names no key: KeyError to read, False to delete."""
+    keys = open_store(url).keys
+    with pytest.raises(KeyError):
+        keys.get(wrong)
+    assert keys.delete(wrong) is False
+
+
+def test_an_expired_key_is_not_verified(url: str) -> None:
+    """`expires_at` is when it stops."""
+    keys = open_store(url).keys
+    now = datetime.now(UTC)
+    _, gone = keys.create(expires_at=now - timedelta(seconds=1))
+    key, good = keys.create(expires_at=now + timedelta(days=1))
+    assert keys.verify(gone) is None
+    assert keys.verify(good) == key
+    assert key.expires_at == now + timedelta(days=1)
+
+
+def test_a_key_is_for_its_endpoint(url: str) -> None:
+    """A key of one endpoint is none at another; one without is for all."""
+    keys = open_store(url).keys
+    _, bound = keys.create(endpoint_id="ep_1")
+    _, free = keys.create()
+    assert keys.verify(bound, endpoint="ep_1") is not None
+    assert keys.verify(bound, endpoint="ep_2") is None
+    assert keys.verify(bound) is not None
+    assert keys.verify(free, endpoint="ep_2") is not None
+
+
+def test_lists_page_from_the_newest(url: str) -> None:
+    """`before_id` goes on where a page ended, whatever was created or deleted meanwhile."""
+    keys = open_store(url).keys
+    made = [keys.create(name=str(n))[0] for n in range(5)]
+    first = keys.list(limit=2)
+    assert [key.name for key in first] == ["4", "3"]
+    keys.create(name="later")
+    keys.delete(made[2].id)
+    assert [key.name for key in keys.list(limit=2, before_id=first[-1].id)] == ["1", "0"]
+    with pytest.raises(KeyError):
+        keys.list(before_id="aigk_unknown")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 101])
+def test_a_page_is_bounded(url: str, limit: int) -> None:
+    """A page holds 1 to 100 keys."""
+    with pytest.raises(ValueError, match="^limit: "):
+        open_store(url).keys.list(limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("name", "x" * 256),
+        ("description", "x" * 256),
+        ("description", 3),
+        ("metadata", "x" * 4097),
+        ("metadata", "a\0b"),
+        ("expires_at", datetime(2030, 1, 1)),
+        ("expires_at", "2030-01-01"),
+        ("limits", ["ten/min"]),
+        ("models", ["gpt 4"]),
+        ("networks", ["10.0.0.1/8"]),
+    ],
+)
+def test_wrong_fields_are_named_and_nothing_is_made(url: str, option: str, value: Any) -> None:
+    """A wrong field is a ValueError with its name; no key comes of it."""
+    keys = open_store(url).keys
+    with pytest.raises(ValueError, match=f"^{option}: "):
+        keys.create(**{option: value})
+    assert keys.list() == []
+
+
+def test_the_rules_of_a_key_are_kept(url: str) -> None:
+    """Limits, models and networks come back as they were given; None and empty differ."""
+    keys = open_store(url).keys
+    key, _ = keys.create(limits="5/min", models=["openai/*"], networks=["10.0.0.0/8"])
+    assert (key.limits, key.models, key.networks) == (("5/min",), ("openai/*",), ("10.0.0.0/8",))
+    assert keys.create()[0].models is None
+    assert keys.create(models=[])[0].models == ()
+
+
+def test_the_same_store_is_opened_once(url: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Two ways to write one file give one store; a closed one is opened anew."""
+    store = open_store(url)
+    monkeypatch.chdir(tmp_path)
+    assert open_store("sqlite:///aigw.db") is store
+    store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        store.keys.list()
+    assert open_store(url) is not store
+    assert open_store(url).keys.list() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "aigw.db",
+        "sqlite:/x",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "mysql://u:s3cret@h/d",
+        "sqlite:///a?b",
+        None,
+    ],
+)
+def test_a_url_that_names_no_store(wrong: Any) -> None:
+    """A wrong URL is a ValueError that does not repeat a password."""
+    with pytest.raises(ValueError, match="^store: ") as error:
+        open_store(wrong)
+    assert "s3cret" not in str(error.value)
+
+
+def test_files_are_for_their_owner_alone(url: str, tmp_path: Path) -> None:
+    """STO-4: the database, its -wal and its -shm give group and others nothing."""
+    mask = os.umask(0)
+    try:
+        store = open_store(url)
+        store.keys.create()
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(mask)
+    assert modes == dict.fromkeys(("aigw.db", "aigw.db-wal", "aigw.db-shm"), 0o600)
+
+
+def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    """A store that cannot be made says so when it is opened."""
+    with pytest.raises(StoreUnavailable, match="cannot be made"):
+        open_store(f"sqlite:///{tmp_path}/none/aigw.db")
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    """A file of something else is left as it is."""
+    path = tmp_path / "aigw.db"
+    path.write_bytes(b"not a database at all, but a text of some length" * 10)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        open_store(f"sqlite:///{path}")
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_schema_from_the_future_is_refused(url: str, tmp_path: Path) -> None:
+    """A store that a newer version has written is not touched."""
+    open_store(url).close()
+    with sqlite3.connect(tmp_path / "aigw.db") as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    with pytest.raises(StoreUnavailable, match="upgrade"):
+        open_store(url)
+
+
+def test_a_removed_file_is_noticed(url: str, tmp_path: Path) -> None:
+    """KEY-6: open connections to a file that was removed answer for nobody."""
+    store = open_store(url)
+    _, token = store.keys.create()
+    assert store.keys.verify(token) is not None
+    (tmp_path / "aigw.db").unlink()
+    with pytest.raises(StoreUnavailable):
+        store.keys.verify(token)
+
+
+def test_a_bad_checksum_needs_no_store(url: str, tmp_path: Path) -> None:
+    """KEY-5: with the file gone a wrong token is still just wrong."""
+    store = open_store(url)
+    _, token = store.keys.create()
+    (tmp_path / "aigw.db").unlink()
+    assert store.keys.verify(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
+
+
+def test_a_restored_copy_is_taken_up(url: str, tmp_path: Path) -> None:
+    """A file that takes the place of the old one is read from the next request on."""
+    store = open_store(url)
+    _, token = store.keys.create()
+    with (
+        sqlite3.connect(tmp_path / "aigw.db") as source,
+        sqlite3.connect(tmp_path / "copy") as copy,
+    ):
+        source.backup(copy)
+    source.close()
+    copy.close()
+    key, later = store.keys.create()
+    assert store.keys.verify(later) == key
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"aigw.db{suffix}").unlink()
+    (tmp_path / "copy").rename(tmp_path / "aigw.db")
+    assert store.keys.verify(token) is not None
+    assert store.keys.verify(later) is None
+
+
+def test_a_locked_store_recovers_by_itself(url: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """STO-1: while another process holds the file, writing says so; then it works again."""
+    monkeypatch.setattr("aigw_middleware.store.sqlite.BUSY_SECONDS", 0.05)
+    store = open_store(url)
+    _, token = store.keys.create()
+    store.close()
+    store = open_store(url)
+    other = sqlite3.connect(tmp_path / "aigw.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.keys.create()
+    assert store.keys.verify(token) is not None  # WAL: readers go on
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.keys.create()
+
+
+def test_garbage_in_the_wal_is_discarded(url: str, tmp_path: Path) -> None:
+    """STO-3: a torn write-ahead log loses no key that was checkpointed."""
+    store = open_store(url)
+    _, token = store.keys.create()
+    store.close()
+    (tmp_path / "aigw.db-wal").write_bytes(os.urandom(5000))
+    assert open_store(url).keys.verify(token) is not None
+
+
+def test_eight_threads_create_and_verify_at_once(url: str) -> None:
+    """Connections are lent to one thread at a time; nothing is lost."""
+    keys = open_store(url).keys
+    good = []
+
+    def work() -> None:
+        for _ in range(10):
+            key, token = keys.create()
+            found = keys.verify(token)
+            good.append(found is not None and found.id == key.id)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert good == [True] * 80
+
+
+def _open_and_create(url: str, start: Any, results: Any) -> None:
+    start.wait()
+    results.put(len(open_store(url).keys.create()))
+
+
+def test_processes_make_the_schema_at_once(url: str) -> None:
+    """Workers that start together find one schema and lose no key."""
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(4), context.Queue()
+    processes = [
+        context.Process(target=_open_and_create, args=(url, start, results)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [results.get() for _ in processes] == [2] * 4
+    assert len(open_store(url).keys.list()) == 4
+
+
+def test_a_forked_child_uses_connections_of_its_own(url: str) -> None:
+    """RUN-2: a store that was used before the fork works in the children and in the parent."""
+    store = open_store(url)
+    key, token = store.keys.create()
+    pids = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            ok = store.keys.verify(token) is not None and store.keys.create() is not None
+            os._exit(0 if ok else 1)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
+    assert len(store.keys.list()) == 5
+    assert store.keys.delete(key.id)
+    assert store.keys.verify(token) is None

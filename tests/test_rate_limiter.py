@@ -1,0 +1,281 @@
+"""`RateLimiter` (LIM-1, LIM-5)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+
+from aigw_middleware import ApiKey, RateLimiter, StoreUnavailable, open_counters, stack
+from aigw_middleware.counters.memory import MemoryCounters
+
+from .support import CHAT, Clock, Inner, call
+
+
+def limiter(limits: Any = "2/min", **options: Any) -> tuple[RateLimiter, Clock]:
+    clock = Clock()
+    options.setdefault("counters", MemoryCounters(clock=clock))
+    return RateLimiter(Inner(), limits, **options), clock
+
+
+def test_a_request_over_the_limit_is_refused_and_told_when_to_come() -> None:
+    """LIM-5: 429 with Retry-After; who comes then is let in."""
+    app, clock = limiter("2/min", by="ip")
+    assert [call(app, CHAT).status for _ in range(2)] == [200, 200]
+    answer = call(app, CHAT)
+    assert (answer.status, answer.code) == (429, "rate_limit_exceeded")
+    clock.advance(int(answer.headers["Retry-After"]))
+    assert call(app, CHAT).status == 200
+
+
+def test_refused_requests_do_not_push_the_limit_out() -> None:
+    """What is refused spends nothing: a client that keeps trying is not held off for ever."""
+    app, clock = limiter("1/min", by="ip")
+    call(app)
+    for _ in range(50):
+        assert call(app).status == 429
+        clock.advance(1)
+    clock.advance(12)
+    assert call(app).status == 200
+
+
+def test_every_answer_tells_what_is_left() -> None:
+    """The headers are on 200 and on 429, in both forms."""
+    app, _ = limiter("2/min", by="ip", name="demo")
+    left = []
+    for _ in range(3):
+        answer = call(app, CHAT)
+        assert answer.headers["RateLimit-Policy"] == '"demo";q=2;w=60'
+        assert answer.headers["x-ratelimit-limit-requests"] == "2"
+        left.append(answer.headers["RateLimit"].split(";")[1])
+    assert left == ["r=1", "r=0", "r=0"]
+
+
+def test_headers_of_a_provider_give_way() -> None:
+    """A provider's rate headers are of its account, not of this client's limit."""
+    inner = Inner(headers=[("x-ratelimit-limit-requests", "9"), ("RateLimit", "x"), ("X-A", "1")])
+    answer = call(RateLimiter(inner, "5/min", by="ip"), CHAT)
+    assert answer.headers.getlist("x-ratelimit-limit-requests") == ["5"]
+    assert len(answer.headers.getlist("RateLimit")) == 1
+    assert answer.headers["X-A"] == "1"
+
+
+def test_two_limiters_tell_of_both() -> None:
+    """Limiters around each other list all limits once, the outermost first."""
+    app = stack(
+        Inner(),
+        partial(RateLimiter, limits="5/min", by="ip", name="outer"),
+        partial(RateLimiter, limits="9/hour", by="ip", name="inner"),
+    )
+    answer = call(app, CHAT)
+    assert answer.headers.getlist("RateLimit-Policy") == ['"outer";q=5;w=60, "inner";q=9;w=3600']
+
+
+def test_the_limits_of_one_limiter_are_one_step() -> None:
+    """LIM-2 for windows: what the second limit refuses is not spent in the first."""
+    app, clock = limiter(["3/min", "1/s"], by="ip")
+    assert [call(app).status for _ in range(3)] == [200, 429, 429]
+    for _ in range(2):
+        clock.advance(1.1)
+        assert call(app).status == 200
+    clock.advance(1.1)
+    assert call(app).status == 429
+
+
+BUCKETS = [
+    pytest.param("ip", {"REMOTE_ADDR": "10.0.0.1"}, {"REMOTE_ADDR": "10.0.0.2"}, False, id="ip"),
+    pytest.param(
+        "ip", {"REMOTE_ADDR": "::ffff:10.0.0.1"}, {"REMOTE_ADDR": "10.0.0.1"}, True,
+        id="IPv4 in IPv6 is the same address",
+    ),
+    pytest.param(
+        "ip", {"REMOTE_ADDR": "2001:db8::1"}, {"REMOTE_ADDR": "2001:db8::ffff:2"}, True,
+        id="IPv6 counts by /64",
+    ),
+    pytest.param(
+        "ip", {"REMOTE_ADDR": "2001:db8::1"}, {"REMOTE_ADDR": "2001:db8:0:1::1"}, False,
+        id="another /64",
+    ),
+    pytest.param(
+        "ip", {"aigw.client_ip": "10.0.0.1"}, {"aigw.client_ip": "10.0.0.2"}, False,
+        id="the address that a layer found",
+    ),
+    pytest.param(
+        "key", {"aigw.key": ApiKey("a")}, {"aigw.key": ApiKey("b")}, False, id="key"
+    ),
+    pytest.param(
+        "key", {"aigw.key": ApiKey("a"), "REMOTE_ADDR": "10.0.0.1"},
+        {"aigw.key": ApiKey("a"), "REMOTE_ADDR": "10.0.0.2"}, True, id="one key from anywhere",
+    ),
+    pytest.param(
+        "key", {"REMOTE_ADDR": "10.0.0.1"}, {"REMOTE_ADDR": "10.0.0.2"}, False,
+        id="without a key the address",
+    ),
+    pytest.param("global", {"REMOTE_ADDR": "10.0.0.1"}, {"REMOTE_ADDR": "10.0.0.2"}, True, id="all"),
+    pytest.param("header:X-Team", {"HTTP_X_TEAM": "a"}, {"HTTP_X_TEAM": "b"}, False, id="header"),
+    pytest.param("header:X-Team", {}, {"HTTP_X_TEAM": ""}, True, id="an absent header is shared"),
+    pytest.param(
+        "claim:sub", {"aigw.claims": {"sub": "a"}}, {"aigw.claims": {"sub": "b"}}, False, id="claim"
+    ),
+    pytest.param("claim:sub", {}, {"aigw.claims": {}}, True, id="an absent claim is shared"),
+    pytest.param(
+        lambda environ: environ["PATH_INFO"], {"path": "/a"}, {"path": "/b"}, False, id="callable"
+    ),
+    pytest.param(
+        ["ip", "header:X-Team"], {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_TEAM": "a"},
+        {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_TEAM": "b"}, False, id="a combination",
+    ),
+    pytest.param(
+        ["header:A", "header:B"], {"HTTP_A": "x|", "HTTP_B": "y"}, {"HTTP_A": "x", "HTTP_B": "|y"},
+        False, id="combinations are not confused",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("by", "first", "second", "shared"), BUCKETS)
+def test_by_whom_is_counted(by: Any, first: Any, second: Any, shared: bool) -> None:
+    """Two requests share a count just when `by` says so."""
+    app, _ = limiter("1/min", by=by)
+    assert call(app, **first).status == 200
+    assert call(app, **first).status == 429
+    assert call(app, **second).status == (429 if shared else 200)
+
+
+def test_a_header_that_may_be_a_credential_is_not_kept_in_clear() -> None:
+    """The engine holds a hash of a client's value, never the value."""
+    counters = MemoryCounters()
+    app = RateLimiter(Inner(), "5/min", by="header:Authorization", counters=counters)
+    call(app, HTTP_AUTHORIZATION="Bearer s3cret-s3cret")
+    assert "s3cret" not in repr(counters._tables)
+
+
+def test_limiters_share_by_name_and_not_by_amount() -> None:
+    """On one engine the same name, unit and window count together; a changed amount goes on."""
+    counters = MemoryCounters(clock=Clock())
+    first = RateLimiter(Inner(), "5/min", by="ip", counters=counters)
+    changed = RateLimiter(Inner(), "2/min", by="ip", counters=counters)
+    named = RateLimiter(Inner(), "2/min", by="ip", counters=counters, name="mine")
+    other = RateLimiter(Inner(), "2/hour", by="ip", counters=counters)
+    assert [call(first).status for _ in range(2)] == [200, 200]
+    assert [call(app).status for app in (changed, named, other)] == [429, 200, 200]
+
+
+def test_an_engine_by_url_is_one_for_the_process_and_opened_a_new_one() -> None:
+    """`counters="memory:"` is shared by who names it; `open_counters("memory:")` is new."""
+    name = "only-in-this-test"
+    first = RateLimiter(Inner(), "1/min", by="ip", counters="memory:", name=name)
+    second = RateLimiter(Inner(), "1/min", by="ip", counters="memory:", name=name)
+    own = RateLimiter(Inner(), "1/min", by="ip", name=name)
+    opened = RateLimiter(Inner(), "1/min", by="ip", counters=open_counters("memory:"), name=name)
+    assert [call(app).status for app in (first, second, own, opened)] == [200, 429, 200, 200]
+
+
+def test_64_threads_at_a_limit_of_1000_admit_exactly_1000() -> None:
+    """LIM-1: requests that come at once are counted one by one."""
+    app = RateLimiter(Inner(), "1000/hour", by="global")
+    start = threading.Barrier(64)
+    admitted = []
+
+    def work() -> None:
+        start.wait()
+        mine = sum(call(app).status == 200 for _ in range(25))
+        admitted.append(mine)
+
+    threads = [threading.Thread(target=work) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(admitted) == 1000
+
+
+class Down:
+    """An engine that gives no answer."""
+
+    shared = True
+
+    def reserve(self, demands: Any) -> Any:
+        raise StoreUnavailable("down", engine="counters")
+
+    test = reserve
+
+
+def test_an_engine_that_is_down_refuses_and_says_which() -> None:
+    """LIM-8: 503 that names the counters, never a pass and never a 429."""
+    answer = call(RateLimiter(Inner(), "1/min", counters=Down()), CHAT)  # type: ignore[arg-type]
+    assert (answer.status, answer.code) == (503, "store_unavailable")
+    assert "counters" in answer.json["error"]["message"]
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_fail_open_lets_through_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """LIM-8: with `fail_open=True` the request passes and the log tells of it."""
+    app = RateLimiter(Inner(), "1/min", counters=Down(), fail_open=True)  # type: ignore[arg-type]
+    assert call(app).status == 200
+    assert "uncounted" in caplog.text
+
+
+def test_judging_spends_nothing() -> None:
+    """`judge` tells what would happen and leaves the count as it is."""
+    app, _ = limiter("1/min", by="ip")
+    environ = {"REMOTE_ADDR": "192.0.2.7"}
+    assert [app.judge(environ) for _ in range(3)] == [None] * 3
+    assert call(app).status == 200
+    denial = app.judge(environ)
+    assert denial is not None
+    assert denial.code == "rate_limit_exceeded"
+
+
+def test_report_only_counts_and_refuses_nothing() -> None:
+    """`enforce=False`: over the limit passes, and the decision tells."""
+    app, _ = limiter("1/min", by="ip", enforce=False)
+    decisions = [call(app).environ["aigw.decisions"][0] for _ in range(2)]
+    assert [d.code for d in decisions] == [None, "rate_limit_exceeded"]
+
+
+def test_several_processes_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Memory counts for one process; under several the log says so, once."""
+    app, _ = limiter("9/min", by="ip")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            call(app, **{"wsgi.multiprocess": True})
+    assert caplog.text.count("counts alone") == 1
+
+
+def test_a_fork_leaves_no_lock_behind() -> None:
+    """RUN-2: a child that was forked while another thread was counting can count."""
+    counters = MemoryCounters()
+    app = RateLimiter(Inner(), "9/min", by="ip", counters=counters)
+    counters._lock.acquire()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if call(app).status == 200 else 1)
+    counters._lock.release()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"limits": ()}, "limits"),
+        ({"limits": "x"}, "limits"),
+        ({"limits": ["10/min", "5/min"]}, "limits"),
+        ({"by": "nobody"}, "by"),
+        ({"by": "header:"}, "by"),
+        ({"by": "header:a b"}, "by"),
+        ({"by": []}, "by"),
+        ({"by": None}, "by"),
+        ({"name": 'a"b'}, "name"),
+        ({"name": ""}, "name"),
+        ({"counters": "x"}, "counters"),
+        ({"counters": 3}, "counters"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], named: str) -> None:
+    """A wrong option is a ValueError when the layer is built, and says which."""
+    with pytest.raises(ValueError, match=f"^{named}: "):
+        RateLimiter(Inner(), **{"limits": "5/min", **options})

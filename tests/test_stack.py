@@ -1,0 +1,227 @@
+"""`stack` puts layers around an app in the order that they are named."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import pytest
+
+from aigw_middleware import (
+    HeaderRewriter,
+    IPAllowlist,
+    KeyAuth,
+    RateLimiter,
+    StaticKeys,
+    UpstreamForwarder,
+    stack,
+)
+
+from .support import Inner, call, make_environ
+
+KEYS = StaticKeys({"ci": "s3cret"})
+LAYERS = {
+    "ip": partial(IPAllowlist, allow=["192.0.2.0/24"]),
+    "key": partial(KeyAuth, keys=KEYS),
+    "rate": partial(RateLimiter, limits="1000/min"),
+    "headers": partial(
+        HeaderRewriter, request={"set": {"X-Team": "a"}}, response={"add": {"X-Out": "b"}}
+    ),
+    "forwarder": partial(UpstreamForwarder, upstream="http://127.0.0.1:9"),
+}
+ORDERS = list(itertools.permutations(LAYERS))
+
+
+def tagging(tag: str) -> Any:
+    def layer(app: Any) -> Any:
+        def wrapped(environ: Any, start_response: Any) -> Any:
+            environ.setdefault("tags", []).append(tag)
+            return app(environ, start_response)
+
+        return wrapped
+
+    return layer
+
+
+def test_the_first_named_layer_is_met_first() -> None:
+    """A request meets the layers in the order of the arguments."""
+    app = stack(Inner(), tagging("a"), tagging("b"), tagging("c"))
+    assert call(app).environ["tags"] == ["a", "b", "c"]
+
+
+def test_without_layers_the_app_itself_comes_back() -> None:
+    """`stack(app)` is `app`."""
+    inner = Inner()
+    assert stack(inner) is inner
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_any_order_is_valid_wsgi_and_closes_once(order: tuple[str, ...]) -> None:
+    """Each of the 120 orders passes wsgiref's validator and closes the inner iterable once."""
+    inner = Inner((b"a", b"b"))
+    app = stack(inner, *(LAYERS[name] for name in order))
+    answer = call(app, HTTP_AUTHORIZATION="Bearer s3cret")
+    assert (answer.status, answer.body, inner.closed) == (200, b"ab", 1)
+    assert answer.headers["X-Out"] == "b"
+    assert inner.environs[0]["HTTP_X_TEAM"] == "a"
+    assert "HTTP_AUTHORIZATION" not in inner.environs[0]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_close_reaches_the_inner_app_when_the_client_leaves_early(order: tuple[str, ...]) -> None:
+    """A server that closes before the first chunk closes the inner iterable exactly once."""
+    inner = Inner((b"a", b"b"))
+    app = stack(inner, *(LAYERS[name] for name in order))
+    environ = make_environ(HTTP_AUTHORIZATION="Bearer s3cret")
+    iterable = app(environ, lambda status, headers, exc_info=None: lambda data: None)
+    iterable.close()
+    assert inner.closed == 1
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_a_refusal_in_any_order_is_valid_and_never_reaches_the_app(order: tuple[str, ...]) -> None:
+    """A bad key is refused in each order, in valid WSGI, and the app is not called."""
+    inner = Inner()
+    app = stack(inner, *(LAYERS[name] for name in order))
+    answer = call(app, HTTP_AUTHORIZATION="Bearer wrong")
+    assert (answer.status, answer.code, inner.calls) == (401, "invalid_api_key", 0)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_alone_is_valid_wsgi(name: str) -> None:
+    """Each layer is useful alone: valid WSGI, and close() is called once."""
+    inner = Inner()
+    answer = call(stack(inner, LAYERS[name]), HTTP_X_API_KEY="s3cret")
+    assert (answer.status, inner.closed) == (200, 1)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_exception_of_the_app_passes_through_every_layer(name: str) -> None:
+    """A layer does not swallow what the wrapped app raises."""
+
+    def failing(environ: Any, start_response: Any) -> Any:
+        raise LookupError("from within")
+
+    app = stack(failing, LAYERS[name])
+    with pytest.raises(LookupError, match="from within"):
+        app(make_environ(HTTP_X_API_KEY="s3cret"), lambda *a: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_exc_info_is_handed_on(name: str) -> None:
+    """A layer hands `exc_info` to the server's start_response (PEP 3333)."""
+    import sys
+
+    seen = []
+
+    def failing(environ: Any, start_response: Any) -> Any:
+        try:
+            raise LookupError
+        except LookupError:
+            start_response("500 Oops", [("Content-Type", "text/plain")], sys.exc_info())
+        return [b"x"]
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        seen.append((status, exc_info and exc_info[0]))
+        return lambda data: None
+
+    stack(failing, LAYERS[name])(make_environ(HTTP_X_API_KEY="s3cret"), start_response)
+    assert seen == [("500 Oops", LookupError)]
+
+
+@pytest.mark.parametrize("name", ["headers", "rate", "key"])
+def test_the_write_callable_is_handed_on(name: str) -> None:
+    """A layer returns the server's `write`, for apps of the old form."""
+
+    def write(data: bytes) -> None: ...
+
+    def app(environ: Any, start_response: Any) -> Any:
+        assert start_response("200 OK", []) is write
+        return []
+
+    stack(app, LAYERS[name])(make_environ(HTTP_X_API_KEY="s3cret"), lambda *a: write)
+
+
+def test_an_instance_where_a_layer_belongs_says_what_to_write() -> None:
+    """A built middleware given as a layer is a TypeError that shows the right form."""
+    built = IPAllowlist(Inner(), allow=["10.0.0.0/8"])
+    with pytest.raises(
+        TypeError, match=r"layer 2 is an instance of IPAllowlist.*partial\(IPAllowlist"
+    ):
+        stack(Inner(), LAYERS["rate"], built)
+
+
+def test_a_foreign_wsgi_app_where_a_layer_belongs_is_told_too() -> None:
+    """A WSGI function takes two arguments; it is recognised without being called."""
+    called = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        called.append(1)
+
+    with pytest.raises(TypeError, match="WSGI application already"):
+        stack(Inner(), app)
+    assert not called
+
+
+@pytest.mark.parametrize("layer", [None, "KeyAuth", 3])
+def test_something_that_cannot_be_called_is_no_layer(layer: Any) -> None:
+    """What is not callable is a TypeError that names its place."""
+    with pytest.raises(TypeError, match="layer 1"):
+        stack(Inner(), layer)
+
+
+def test_a_layer_that_returns_no_app_is_told() -> None:
+    """A function that forgets to return is found when the stack is built."""
+    with pytest.raises(TypeError, match="returned NoneType"):
+        stack(Inner(), lambda app: None)  # type: ignore[arg-type, return-value]
+
+
+GUARDED = [
+    pytest.param("/v1/chat/completions", True, id="below the prefix"),
+    pytest.param("/v1", True, id="the prefix itself"),
+    pytest.param("/v1/", True, id="the prefix with its slash"),
+    pytest.param("/admin", True, id="exact"),
+    pytest.param("/admin/x", False, id="below an exact path"),
+    pytest.param("/", False, id="another"),
+    pytest.param("/v10/x", False, id="a longer segment"),
+    pytest.param("/V1/x", True, id="another case"),
+    pytest.param("//v1/x", True, id="an empty segment"),
+    pytest.param("/x/../v1/y", True, id="dot segments"),
+    pytest.param("/x/./y", True, id="a single dot"),
+    pytest.param("/x/..", True, id="dots at the end"),
+    pytest.param("/x/..;/v1", True, id="dots with a parameter"),
+    pytest.param("/x\\..\\v1", True, id="backslashes"),
+    pytest.param("/files/a..b", False, id="dots within a name"),
+    pytest.param("/.well-known/x", False, id="a name that begins with a dot"),
+]
+
+
+@pytest.mark.parametrize(("path", "guarded"), GUARDED)
+def test_paths_guard_what_matches_in_any_spelling(path: str, guarded: bool) -> None:
+    """`paths` guards exact paths and prefixes, and every path that could be read as another."""
+    inner = Inner()
+    app = stack(inner, LAYERS["key"], paths=["/v1/*", "/admin"])
+    assert call(app, path).status == (401 if guarded else 200)
+
+
+def test_paths_are_judged_on_the_whole_path() -> None:
+    """SCRIPT_NAME counts: an app mounted at /v1 is guarded by /v1/*."""
+    app = stack(Inner(), LAYERS["key"], paths=["/v1/*"])
+    assert call(app, "/chat/completions", SCRIPT_NAME="/v1").status == 401
+    assert call(app, "/v1/x", SCRIPT_NAME="/other").status == 200
+
+
+@pytest.mark.parametrize(
+    "paths", [["v1/*"], ["/v1*"], ["/*/x"], ["/a/../b"], [""], [3], []], ids=repr
+)
+def test_wrong_paths_are_named(paths: Any) -> None:
+    """A pattern that could not do what it seems to say is a ValueError."""
+    with pytest.raises(ValueError, match="paths: "):
+        stack(Inner(), LAYERS["key"], paths=paths)
+
+
+def test_a_single_pattern_may_be_a_text() -> None:
+    """`paths="/v1/*"` means the one pattern, not its letters."""
+    app = stack(Inner(), LAYERS["key"], paths="/v1/*")  # type: ignore[arg-type]
+    assert call(app, "/v1/x").status == 401
