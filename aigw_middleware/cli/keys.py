@@ -118,7 +118,9 @@ def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bo
     if as_json:
         click.echo(json.dumps([document(key) for key in found]))
         return
-    table = Table(Column("id", no_wrap=True), "name", "description", "created", "expires", "limits", box=None)
+    table = Table(
+        Column("id", no_wrap=True), "name", "description", "created", "expires", "limits", box=None
+    )
     for key in found:
         table.add_row(
             key.id,
@@ -128,7 +130,7 @@ def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bo
             _time(key.expires_at),
             ", ".join(key.limits),
         )
-    Console().print(table)
+    _print(table)
 
 
 @keys.command()
@@ -144,7 +146,7 @@ def get(id: str, store_url: str, as_json: bool) -> None:  # noqa: A002
     table = Table(show_header=False, box=None)
     for field, value in document(key).items():
         table.add_row(field, _plain(_shown(value)))
-    Console().print(table)
+    _print(table)
 
 
 @keys.command()
@@ -186,6 +188,14 @@ def document(key: ApiKey) -> dict[str, Any]:
         "models": None if key.models is None else list(key.models),
         "networks": list(key.networks),
     }
+
+
+def _print(table: Table) -> None:
+    """Print a table; in a pipe, where nothing tells a width, without cutting anything off."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
 
 
 def _time(moment: datetime | None) -> str:

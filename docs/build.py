@@ -1,0 +1,120 @@
+"""Write the reference pages of `docs/` from the docstrings, so that there is one source.
+
+Run `python docs/build.py`; a test holds the pages equal to what it writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aigw_middleware
+from aigw_middleware.store.keys import KeyStore
+
+HERE = Path(__file__).parent
+PAGES = {
+    "stack": "stack",
+    "ClientAddress": "client-address",
+    "IPAllowlist": "ip-allowlist",
+    "KeyAuth": "key-auth",
+    "RateLimiter": "rate-limiter",
+    "HeaderRewriter": "header-rewriter",
+    "UpstreamForwarder": "upstream-forwarder",
+    "Provider": "provider",
+    "StaticKeys": "static-keys",
+    "open_store": "open-store",
+    "open_counters": "open-counters",
+    "ApiKey": "api-key",
+    "Decision": "decision",
+}
+HEADINGS = {"Args": "Options", "Raises": "Errors", "Returns": "Returns", "Attributes": "Attributes"}
+
+
+def page(name: str) -> str:
+    """Return the page of one public name."""
+    item = getattr(aigw_middleware, name)
+    parts = [f"# `{name}`"]
+    module = inspect.getmodule(item)
+    if module is not None and module.__name__.count(".") == 1 and name != "stack":
+        # A middleware has a module of its own: what it is for, and when not to use it.
+        parts.append(inspect.cleandoc(module.__doc__ or ""))
+    parts += [f"```python\n{signature(name, item)}\n```", *sections(item)]
+    if name == "open_store":
+        parts += keys_reference()
+    return "\n\n".join(parts) + "\n"
+
+
+def keys_reference() -> Iterator[str]:
+    """Yield the reference of `store.keys`."""
+    yield "## `store.keys`"
+    yield inspect.cleandoc(KeyStore.__doc__ or "")
+    for name in ("create", "get", "list", "delete", "verify"):
+        method = getattr(KeyStore, name)
+        yield f"### `keys.{name}`"
+        yield f"```python\n{signature(f'keys.{name}', method)}\n```"
+        yield from sections(method, level=4)
+
+
+def signature(name: str, item: Any) -> str:
+    """Return how `item` is called, one parameter a line, without types."""
+    parameters = []
+    star = False
+    for parameter in inspect.signature(item).parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            parameters.append("*")
+            star = True
+        star = star or parameter.kind is parameter.VAR_POSITIONAL
+        parameters.append(str(parameter.replace(annotation=parameter.empty)))
+    one_line = f"{name}({', '.join(parameters)})"
+    if len(one_line) <= 88:
+        return one_line
+    return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + ")"
+
+
+def sections(item: Any, level: int = 2) -> Iterator[str]:
+    """Yield the parts of a docstring in Google's form as Markdown."""
+    for block in re.split(
+        r"\n(?=(?:Args|Raises|Returns|Attributes):\n)", inspect.cleandoc(item.__doc__)
+    ):
+        head, _, rest = block.partition(":\n")
+        if head in HEADINGS:
+            yield f"{'#' * level} {HEADINGS[head]}"
+            yield "\n".join(entries(inspect.cleandoc(rest), named=head != "Returns"))
+        else:
+            yield code_blocks(block)
+
+
+def entries(text: str, *, named: bool) -> Iterator[str]:
+    """Yield a list of `name: meaning` entries, continued lines joined."""
+    if not named:
+        yield text
+        return
+    for entry in re.split(r"\n(?=\S)", text):
+        name, _, meaning = entry.partition(": ")
+        joined = re.sub(r"\s+", " ", meaning)
+        yield f"- **`{name}`**: {joined}" if meaning else f"- {entry}"
+
+
+def code_blocks(text: str) -> str:
+    """Turn `::` and an indented block into a fenced one."""
+
+    def fenced(match: re.Match[str]) -> str:
+        code = inspect.cleandoc(match[1])
+        return f"```python\n{code}\n```\n"
+
+    return re.sub(r"::\n\n((?:    .*\n?|\n(?=    ))+)", fenced, text).rstrip()
+
+
+def main() -> None:
+    """Write every page."""
+    for name, slug in PAGES.items():
+        (HERE / f"{slug}.md").write_text(page(name))
+
+
+if __name__ == "__main__":
+    main()

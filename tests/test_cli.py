@@ -1,0 +1,320 @@
+"""The `aigw` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from click.testing import CliRunner, Result
+
+from aigw_middleware import open_store
+from aigw_middleware.cli.root import aigw
+from aigw_middleware.keys import TOKEN_PATTERN
+from aigw_middleware.testing import StandInProvider, serving
+from aigw_middleware.wsgi import build
+
+from .support import CHAT, call
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/aigw.db"
+
+
+def run(*args: str, store: str = "", **options: Any) -> Result:
+    env = {"AIGW_STORE": store} if store else {}
+    return CliRunner(env=env).invoke(aigw, args, **options)
+
+
+def test_a_key_is_created_listed_shown_and_deleted(store_url: str) -> None:
+    """The life of a key by command; the token is printed once, alone on standard output."""
+    made = run("keys", "create", "--name", "web", "--limit", "5/min", store=store_url)
+    assert made.exit_code == 0
+    assert re.fullmatch(TOKEN_PATTERN, made.stdout.strip())
+    token = made.stdout.strip()
+    (listed,) = json.loads(run("keys", "list", "--json", store=store_url).stdout)
+    assert (listed["name"], listed["limits"]) == ("web", ["5/min"])
+    assert open_store(store_url).keys.verify(token) is not None
+    shown = json.loads(run("keys", "get", listed["id"], "--json", store=store_url).stdout)
+    assert shown == listed
+    assert token not in run("keys", "get", listed["id"], store=store_url).output
+    assert run("keys", "delete", listed["id"], store=store_url).exit_code == 0
+    assert run("keys", "delete", listed["id"], store=store_url).exit_code == 1
+    assert open_store(store_url).keys.verify(token) is None
+
+
+def test_every_field_of_a_key_can_be_given(store_url: str) -> None:
+    """Each option of `keys create` is in the record."""
+    made = run(
+        "keys", "create", "--name", "n", "--description", "d", "--metadata", "m",
+        "--endpoint-id", "ep_1", "--expires", "2031-01-02T03:04:05Z", "--limit", "5/min",
+        "--model", "openai/*", "--network", "10.0.0.0/8", "--json", store=store_url,
+    )  # fmt: skip
+    document = json.loads(made.stdout)
+    assert document["token"]
+    wanted = {
+        "name": "n", "description": "d", "metadata": "m", "endpoint_id": "ep_1",
+        "expires_at": "2031-01-02T03:04:05Z", "limits": ["5/min"], "models": ["openai/*"],
+        "networks": ["10.0.0.0/8"], "disabled": False, "last_used": None,
+    }  # fmt: skip
+    assert {name: document[name] for name in wanted} == wanted
+
+
+def test_an_expiry_may_be_a_span(store_url: str) -> None:
+    """`--expires 30d` is thirty days from now."""
+    run("keys", "create", "--expires", "30d", store=store_url)
+    (key,) = open_store(store_url).keys.list()
+    assert key.expires_at is not None
+    assert abs(key.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=5)
+
+
+def test_lists_page(store_url: str) -> None:
+    """`--page-size` and `--before-id` walk from the newest key to the oldest."""
+    keys = open_store(store_url).keys
+    for number in range(3):
+        keys.create(name=str(number))
+    first = json.loads(run("keys", "list", "--page-size", "2", "--json", store=store_url).stdout)
+    rest = json.loads(
+        run("keys", "list", "--before-id", first[-1]["id"], "--json", store=store_url).stdout
+    )
+    assert [key["name"] for key in first + rest] == ["2", "1", "0"]
+
+
+def test_a_table_for_people_shows_no_instruction_to_the_terminal(store_url: str) -> None:
+    """What a field holds is text: no markup and no escape sequence reaches the terminal."""
+    open_store(store_url).keys.create(name="[red]x[/red]\x1b[31m", description="[link]")
+    output = run("keys", "list", store=store_url).output
+    assert "[red]x[/red]" in output
+    assert "\x1b" not in output
+
+
+MISTAKES = [
+    pytest.param(["keys", "get", "aigk_none"], 1, "no key aigk_none", id="an unknown key"),
+    pytest.param(["keys", "list", "--before-id", "aigk_none"], 1, "no key", id="an unknown page"),
+    pytest.param(["keys", "create", "--limit", "x"], 2, "limits: 'x'", id="a wrong limit"),
+    pytest.param(["keys", "create", "--expires", "soon"], 2, "soon", id="a wrong expiry"),
+    pytest.param(["keys", "create", "--expires", "2030-01-01T00:00:00"], 2, "time zone", id="no zone"),
+    pytest.param(["keys", "create", "--expires", "9" * 30 + "d"], 2, "neither", id="a span too long"),
+    pytest.param(["keys", "list", "--page-size", "0"], 2, "page-size", id="a page of nothing"),
+    pytest.param(["keys", "create", "--store", "mysql://x"], 2, "store: ", id="a wrong store"),
+    pytest.param(["keys", "list", "--store", "sqlite:////no/such/dir/x"], 2, "cannot be made", id="a store that is not there"),
+    pytest.param(["keys", "explode"], 2, "No such command", id="an unknown command"),
+    pytest.param(["serve"], 2, "no provider has a key", id="serving nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "code", "told"), MISTAKES)
+def test_mistakes_are_one_line_and_an_exit_code(
+    args: list[str], code: int, told: str, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 for refused or not found, 2 for wrong use or unreadable; never a traceback."""
+    for name in list(os.environ):
+        if name.endswith("_API_KEY"):
+            monkeypatch.delenv(name)
+    result = run(*args, store=store_url)
+    assert result.exit_code == code
+    assert told in result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    """`aigw` from a bare library names the extra and exits with 2."""
+    code = "import sys; sys.modules['click'] = None\nfrom aigw_middleware.cli import main\nmain()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "aigw-middleware[gateway]" in result.stderr
+
+
+# --- the application from environment variables
+
+
+def test_the_application_asks_for_a_key_everywhere_but_healthz(store_url: str) -> None:
+    """`wsgi.build`: /healthz is open, every other path needs a gateway key."""
+    provider = StandInProvider(api_keys=["sk-env"])
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    with serving(provider) as url:
+        variables = {
+            "AIGW_STORE": store_url,
+            "OPENAI_API_KEY": "sk-env",
+            "OPENAI_BASE_URL": f"{url}/v1",
+            "ANTHROPIC_API_KEY": "sk-env",
+            "ANTHROPIC_BASE_URL": url,
+            "GEMINI_API_KEY": "sk-env",
+            "GOOGLE_GEMINI_BASE_URL": f"{url}/",
+        }
+        app = build(variables)
+        _, token = open_store(store_url).keys.create()
+        auth = {"HTTP_AUTHORIZATION": f"Bearer {token}"}
+        assert call(app, "/healthz").json == {"status": "ok"}
+        assert call(app, "/healthz", REQUEST_METHOD="HEAD").body == b""
+        assert [call(app, path).status for path in ("/", CHAT, "/healthz/x")] == [401] * 3
+        assert call(app, "/nothing", **auth).code == "not_found"
+        assert call(app, CHAT, body=body, **auth).status == 200
+        assert call(app, "/v1/messages", body=body, **auth).status == 200
+        gemini = b'{"contents": [{"parts": [{"text": "x"}]}]}'
+        path = "/v1beta/models/g:generateContent"
+        assert call(app, path, body=gemini, **auth).status == 200
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, "no provider has a key"),
+        ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "nonsense"}, "base_url"),
+        ({"OPENAI_API_KEY": "k", "AIGW_STORE": "x"}, "store: "),
+        ({"OPENAI_API_KEY": "k", "AIGW_STORE": "sqlite:////tmp/x.db", "AIGW_COUNTERS": "x"}, "counters: "),
+    ],
+)  # fmt: skip
+def test_wrong_variables_are_told_when_it_is_built(
+    variables: Any, told: str, tmp_path: Path
+) -> None:
+    """A gateway that could not work does not start."""
+    if variables.get("AIGW_STORE", "").endswith("x.db"):
+        variables = {**variables, "AIGW_STORE": f"sqlite:///{tmp_path}/x.db"}
+    with pytest.raises(ValueError, match=told):
+        build(variables)
+
+
+# --- real processes
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.endswith(("_API_KEY", "_BASE_URL")) and not name.startswith("AIGW_")
+    }
+    return {**kept, **extra}
+
+
+@contextmanager
+def gateway(*args: str, **variables: str) -> Any:
+    """Run `aigw serve` on a free port; yield its URL and the process."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aigw_middleware", "serve", "--bind", f"fd://{fd}", *args],
+            env=clean_environment(**variables),
+            pass_fds=[fd],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            assert requests.get(f"{url}/healthz", timeout=30).ok
+            yield url, process
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_serve_runs_the_gateway(worker_class: str, store_url: str) -> None:
+    """`aigw serve` under gunicorn: a key passes, a deleted one is refused by every worker at once."""
+    provider = StandInProvider(api_keys=["sk-env"])
+    with serving(provider) as upstream:
+        variables = {
+            "AIGW_STORE": store_url,
+            "OPENAI_API_KEY": "sk-env",
+            "OPENAI_BASE_URL": f"{upstream}/v1",
+        }
+        args = ["--worker-class", worker_class, "--workers", "2"]
+        with gateway(*args, **variables) as (url, process):
+            keys = open_store(store_url).keys
+            key, token = keys.create()
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+            def ask() -> int:
+                return requests.post(
+                    url + CHAT, json=body, headers={"x-api-key": token}, timeout=30
+                ).status_code
+
+            assert {ask() for _ in range(8)} == {200}
+            keys.delete(key.id)
+            assert {ask() for _ in range(8)} == {401}
+            command_lines = processes_of(process.pid)
+    assert command_lines
+    assert all("sk-env" not in line and token not in line for line in command_lines)
+
+
+def processes_of(pid: int) -> list[str]:
+    """Return the command lines of a process and its children (SEC-4)."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int(re.search(r"\) \S (\d+)", (path / "stat").read_text())[1])  # type: ignore[index]
+            if pid in (parent, int(path.name)):
+                lines.append((path / "cmdline").read_text())
+        except (OSError, TypeError):
+            continue
+    return lines
+
+
+def test_the_demo_shows_everything_and_ends() -> None:
+    """`aigw demo --once`: a chat, a stream, a refusal and a limit, then it exits with 0."""
+    result = subprocess.run(
+        [sys.executable, "-m", "aigw_middleware", "demo", "--once", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout  # readable in a pipe
+    for told in (
+        "200 You said: Hello, gateway!",
+        "You said: every word arrives when it is said",
+        "401 A valid gateway API key is required.",
+        "requests that the provider saw of it: 0",
+        "429 RateLimit:",
+        "from openai import OpenAI",
+        "curl http://127.0.0.1:",
+    ):
+        assert told in result.stdout
+
+
+def test_the_demo_goes_on_until_it_is_interrupted() -> None:
+    """Without --once the gateway of the demo runs, its lines work, and Ctrl-C ends all of it."""
+    import signal
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aigw_middleware", "demo", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment(PYTHONUNBUFFERED="1"),
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "until Ctrl-C" in line:
+            break
+    text = "".join(lines)
+    url = re.search(r"base_url=\"(\S+)/v1\"", text)[1]  # type: ignore[index]
+    token = re.search(TOKEN_PATTERN, text)[0]  # type: ignore[index]
+    body = {"model": "stand-in-small", "messages": [{"role": "user", "content": "x"}]}
+    answer = requests.post(url + CHAT, json=body, headers={"x-api-key": token}, timeout=30)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert answer.status_code == 200
+    assert "Traceback" not in rest
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            requests.get(f"{url}/healthz", timeout=5)
+        except requests.ConnectionError:
+            return
+    raise AssertionError("the gateway of the demo is still there")
