@@ -186,7 +186,7 @@ def _read(environ: WSGIEnvironment, stream: Any, size: int) -> bytes:
         raise BodyStalled("The request's body did not arrive in time.") from None
     except BodyError:
         raise
-    except Exception as error:  # noqa: BLE001  (each server has its own classes for this)
+    except Exception as error:
         raise BodyIncomplete("The request's body broke off.") from error
 
 

@@ -152,7 +152,7 @@ def test_wrong_options_are_named(options: dict[str, Any], named: str) -> None:
 
 def test_an_app_that_is_none_is_told() -> None:
     """Options in the place of the app are found when the layer is built."""
-    with pytest.raises(ValueError, match="^app: "):
+    with pytest.raises(ValueError, match=r"^app: "):
         IPAllowlist(["10.0.0.0/8"])  # type: ignore[arg-type]
 
 

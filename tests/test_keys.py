@@ -86,7 +86,7 @@ def test_static_keys_show_no_secret() -> None:
 )
 def test_secrets_that_could_not_be_presented_are_refused(secrets: Any) -> None:
     """A wrong secret is a ValueError that names its key and not the secret."""
-    with pytest.raises(ValueError, match="^secrets: ") as error:
+    with pytest.raises(ValueError, match=r"^secrets: ") as error:
         StaticKeys(secrets)
     assert "x y" not in str(error.value)
 
@@ -166,7 +166,7 @@ def test_lists_page_from_the_newest(url: str) -> None:
 @pytest.mark.parametrize("limit", [0, -1, 101])
 def test_a_page_is_bounded(url: str, limit: int) -> None:
     """A page holds 1 to 100 keys."""
-    with pytest.raises(ValueError, match="^limit: "):
+    with pytest.raises(ValueError, match=r"^limit: "):
         open_store(url).keys.list(limit=limit)
 
 
@@ -228,7 +228,7 @@ def test_the_same_store_is_opened_once(url: str, tmp_path: Path, monkeypatch: An
 )
 def test_a_url_that_names_no_store(wrong: Any) -> None:
     """A wrong URL is a ValueError that does not repeat a password."""
-    with pytest.raises(ValueError, match="^store: ") as error:
+    with pytest.raises(ValueError, match=r"^store: ") as error:
         open_store(wrong)
     assert "s3cret" not in str(error.value)
 

@@ -42,7 +42,7 @@ BAD = ["", "100", "/min", "0/min", "-1/min", "1.5/min", "100/fortnight", "100/32
 @pytest.mark.parametrize("text", BAD, ids=repr)
 def test_what_is_no_limit_is_told(text: Any) -> None:
     """A limit that cannot be kept as written is a ValueError that shows it."""
-    with pytest.raises(ValueError, match="^limits: "):
+    with pytest.raises(ValueError, match=r"^limits: "):
         parse_limit(text)
 
 

@@ -32,7 +32,7 @@ store_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-class _Expiry(click.ParamType):
+class _Expiry(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic from 8.2 on
     """A span from now (`30d`) or a moment (RFC 3339)."""
 
     name = "30d|RFC3339"
@@ -137,7 +137,7 @@ def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bo
 @click.argument("id")
 @store_option
 @json_option
-def get(id: str, store_url: str, as_json: bool) -> None:  # noqa: A002
+def get(id: str, store_url: str, as_json: bool) -> None:
     """Show one key."""
     key = _found(lambda store: store.keys.get(id), store_url, id)
     if as_json:
@@ -152,7 +152,7 @@ def get(id: str, store_url: str, as_json: bool) -> None:  # noqa: A002
 @keys.command()
 @click.argument("id")
 @store_option
-def delete(id: str, store_url: str) -> None:  # noqa: A002
+def delete(id: str, store_url: str) -> None:
     """Delete a key for good: from now on no worker accepts it."""
     if not open_store(store_url).keys.delete(id):
         raise click.ClickException(f"there is no key {id}")

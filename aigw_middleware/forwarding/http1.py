@@ -18,7 +18,8 @@ _MAX_CHUNK_LINE = 4096
 
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t -~\x80-\xff]*))?").fullmatch
 _FIELD = re.compile(
-    r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
+    r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*"
+    r"((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
 ).fullmatch
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?").fullmatch
 _NUMBER = re.compile(r"[0-9]{1,18}").fullmatch
@@ -45,7 +46,7 @@ class Head(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How the end of a body is told: chunked, by length, or (both unset) by the connection's end."""
+    """How a body's end is told: by chunks, by length, or (both unset) by the connection's end."""
 
     chunked: bool
     length: int | None

@@ -123,6 +123,10 @@ class SocketTransport:
     def __init__(self) -> None:
         self._pool = _Pool()
 
+    def close(self) -> None:
+        """Close the connections that no request is using."""
+        self._pool.close()
+
     def send(self, request: Request, timeouts: Timeouts, deadline: float) -> Response:
         """Send a request and return the answer's head; see `Transport`."""
         head = _request_head(request)
@@ -341,7 +345,6 @@ class _Pool:
     def _reset(self) -> None:
         self._lock = Lock()
         self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
-        self._pid = os.getpid()
 
     def take(self, base: BaseURL) -> _Connection | None:
         """Return a live connection that was used last, None where there is none."""
@@ -367,6 +370,14 @@ class _Pool:
                 idle.append(connection)
                 return
         connection.close()
+
+    def close(self) -> None:
+        """Close all connections at rest."""
+        with self._lock:
+            resting, self._idle = self._idle, {}
+        for idle in resting.values():
+            for connection in idle:
+                connection.close()
 
     def forget(self) -> None:
         """In a forked child: close our copies of the parent's sockets, which stay open there."""

@@ -91,7 +91,7 @@ class KeyStore:
         self._records.write(lambda connection: connection.execute(statement, row).lastrowid)
         return self.get(PREFIX + made.public_id), made.token
 
-    def get(self, id: str) -> ApiKey:  # noqa: A002
+    def get(self, id: str) -> ApiKey:
         """Return the record of a key.
 
         Raises:
@@ -132,7 +132,7 @@ class KeyStore:
 
         return [_record(row) for row in self._records.read(work)]
 
-    def delete(self, id: str) -> bool:  # noqa: A002
+    def delete(self, id: str) -> bool:
         """Delete a key for good; True, or False where there was none.
 
         From when this returns no process of the machine accepts the key, and its id is never
