@@ -10,6 +10,7 @@
     │   ├── BodyStalled       no byte came for too long
     │   ├── LengthRequired    chunked, under a server that cannot tell its end
     │   └── BodyInvalid       not what its path requires
+    ├── KeyRevoked            the key of an open stream is no longer good
     └── UpstreamError         the provider gave no (whole) answer
         ├── UpstreamUnreachable   no connection, or it broke the protocol
         ├── UpstreamTimeout       it took too long
@@ -35,6 +36,10 @@ class StoreUnavailable(GatewayError):
     def __init__(self, message: str = "the engine is unavailable", *, engine: str = "records"):
         super().__init__(message)
         self.engine = engine
+
+
+class KeyRevoked(GatewayError):
+    """The key under which a stream was opened was deleted, disabled or has expired."""
 
 
 class BodyError(GatewayError):

@@ -62,6 +62,10 @@ class Gate:
         """Return the `start_response` for the answer; gates that add headers override this."""
         return start_response
 
+    def watched(self, environ: WSGIEnvironment, iterable: Iterable[bytes]) -> Iterable[bytes]:
+        """Return the app's iterable; gates that may end an answer override this."""
+        return iterable
+
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         enter(environ)
         denial = self.apply(environ)
@@ -69,7 +73,7 @@ class Gate:
         start_response = self.responder(environ, start_response)
         if denial is not None and self.enforce:
             return refuse(environ, start_response, denial)
-        return self.app(environ, start_response)
+        return self.watched(environ, self.app(environ, start_response))
 
     def _decision(self, denial: Denial | None) -> Decision:
         if denial is None:

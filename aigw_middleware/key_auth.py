@@ -6,7 +6,7 @@ clients may reach; it says who a client is, not who a person is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -16,8 +16,8 @@ from ._addresses import NetworkSet, header_name, parse_address
 from ._paths import PathPatterns
 from .counters import MemoryCounters, resolve_counters
 from .denial import Denial, store_denial
-from .environ import CLIENT_IP, KEY, RATE_REPORTS, full_path
-from .errors import StoreUnavailable
+from .environ import CLIENT_IP, KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
+from .errors import KeyRevoked, StoreUnavailable
 from .gate import Gate
 from .keys import ApiKey
 from .limits import parse_limits
@@ -59,6 +59,10 @@ class KeyAuth(Gate):
     left in `environ["aigw.key"]`. Whether let through or refused, no header or parameter that
     can carry a key is left for the next layer.
 
+    A stream that is open under a key of a store ends when the key is deleted, disabled or
+    expires: one of `UpstreamForwarder` within a second, with an error event, one of another app
+    at its next chunk, by raising `KeyRevoked`.
+
     Args:
         app: the wrapped WSGI application.
         keys: `store.keys`, a `StaticKeys`, or an object with
@@ -98,6 +102,8 @@ class KeyAuth(Gate):
         if not callable(getattr(keys, "verify", None)):
             raise ValueError(f"keys: {type(keys).__name__} has no verify(token, endpoint=...)")
         self._keys = keys
+        # Not of every kind of `keys`: fixed secrets cannot be revoked.
+        self._watch: Callable[[str], Callable[[], bool]] | None = getattr(keys, "watch", None)
         self._endpoint = endpoint
         self._exempt = PathPatterns("exempt", exempt)
         names = [headers] if isinstance(headers, str) else list(headers)
@@ -132,6 +138,8 @@ class KeyAuth(Gate):
         if isinstance(found, Denial):
             return found
         environ[KEY] = found
+        if self._watch is not None:
+            environ[KEY_ALIVE] = self._watch(found.id)
         rules = _rules_of(found)
         denial = _judge_rules(rules, environ, self.app)
         if denial is None and rules.limits is not None:
@@ -143,6 +151,16 @@ class KeyAuth(Gate):
         if RATE_REPORTS not in environ:
             return start_response
         return with_rate_headers(environ, start_response)
+
+    def watched(self, environ: WSGIEnvironment, iterable: Iterable[bytes]) -> Iterable[bytes]:
+        """Return the app's iterable, ended at its next chunk when the key is revoked."""
+        alive = environ.get(KEY_ALIVE)
+        if alive is None or WATCHED in environ or isinstance(iterable, _WHOLE):
+            return iterable
+        wrapper = environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(iterable, wrapper):
+            return iterable  # so that the server can still send the file by itself
+        return _RevocableBody(iterable, alive)
 
     def _is_exempt(self, environ: WSGIEnvironment) -> bool:
         return bool(self._exempt) and self._exempt.opens(full_path(environ))
@@ -173,6 +191,32 @@ class KeyAuth(Gate):
             environ.pop(name, None)
         if self._parameter is not None:
             _remove_parameter(environ, self._parameter)
+
+
+_WHOLE = (list, tuple)
+
+
+class _RevocableBody:
+    """An iterable that raises at its next chunk when the key is no longer good."""
+
+    def __init__(self, iterable: Iterable[bytes], alive: Callable[[], bool]) -> None:
+        self._iterable = iterable
+        self._next = iter(iterable).__next__
+        self._alive = alive
+
+    def __iter__(self) -> _RevocableBody:
+        return self
+
+    def __next__(self) -> bytes:
+        data = self._next()
+        if not self._alive():
+            raise KeyRevoked("the key of this answer was revoked")
+        return data
+
+    def close(self) -> None:
+        close = getattr(self._iterable, "close", None)
+        if close is not None:
+            close()
 
 
 class _KeyRules(NamedTuple):

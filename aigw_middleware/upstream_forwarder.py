@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import is_token
 from .body import blocks, content_length, has_body, whole
-from .denial import Denial, body_denial, refuse, status_line
+from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
-from .environ import BODY, MODEL, PROVIDER, enter, request_id
+from .environ import BODY, KEY_ALIVE, MODEL, PROVIDER, WATCHED, enter, request_id
 from .errors import (
     BodyError,
     BodyInvalid,
+    GatewayError,
+    StoreUnavailable,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -44,11 +46,14 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from requests.adapters import BaseAdapter
 
+    from .store import Store
+
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 _MOST_ERROR_BYTES = 1024 * 1024
 _REFUSED_KEY = (401, 403)
+_REVOKED = Denial("invalid_api_key", "The gateway API key of this stream is no longer valid.")
 
 
 class UpstreamForwarder:
@@ -78,6 +83,8 @@ class UpstreamForwarder:
         app: where requests go whose path belongs to no AI API; None: this is the end.
         upstream: a URL, a `Provider`, or several of those in order of preference.
         api_key: the key for a plain URL, sent in the header of the path's dialect; None for none.
+        store: a store, or its URL, that has keys for the providers that were given none. A key
+            that is added, rotated or deleted there counts from the next request on.
         connect_timeout: seconds for connecting, TLS included.
         first_byte_timeout: seconds until the answer's head, and again until its first byte.
         idle_timeout: seconds between two bytes of the answer, and for each block of the body.
@@ -96,6 +103,7 @@ class UpstreamForwarder:
         upstream: str | Provider | Sequence[Provider] | None = None,
         *,
         api_key: str | None = None,
+        store: Store | str | None = None,
         connect_timeout: float = 5,
         first_byte_timeout: float = 300,
         idle_timeout: float = 60,
@@ -112,7 +120,7 @@ class UpstreamForwarder:
         if isinstance(upstream, str):
             self._url = BaseURL(upstream, option="upstream")
         else:
-            self._providers = _providers(upstream)
+            self._providers = _providers(upstream, has_store=store is not None)
             if api_key is not None:
                 raise ValueError("api_key: is for a URL; give a Provider its api_keys")
         if api_key is not None and not (
@@ -120,6 +128,7 @@ class UpstreamForwarder:
         ):
             raise ValueError("api_key: empty, or cannot be sent in a header")
         self._api_key = api_key
+        self._store = None if store is None else _resolved_store(store)
         self._timeouts = Timeouts(
             _seconds("connect_timeout", connect_timeout),
             _seconds("first_byte_timeout", first_byte_timeout),
@@ -146,6 +155,8 @@ class UpstreamForwarder:
             plan = self._plan(environ, path)
         except BodyError as error:
             return refuse(environ, start_response, body_denial(error))
+        except StoreUnavailable as error:
+            return refuse(environ, start_response, store_denial(error))
         if isinstance(plan, Denial):
             return refuse(environ, start_response, plan)
         answer = self._attempt(environ, plan)
@@ -171,7 +182,8 @@ class UpstreamForwarder:
 
     def _provider_plan(self, environ: WSGIEnvironment, method: str, path: AIPath) -> _Plan | Denial:
         model = _judge_body(environ, method, path, self._max_body_bytes)
-        candidates = provider_candidates(self._providers, path, model)
+        keyed = [(provider, self._keys(provider)) for provider in self._providers]
+        candidates = provider_candidates(keyed, path, model)
         if not candidates:
             return Denial(
                 "not_found", "No provider here serves this path and model.", param="model"
@@ -184,6 +196,19 @@ class UpstreamForwarder:
             environ[MODEL] = model
         headers = request_headers(environ, provider=True)
         return _Plan(method, allowed, query(environ), headers, body.blocks, body.size)
+
+    def _keys(self, provider: Provider) -> Sequence[str]:
+        """Return a provider's keys: those given, else the store's, else the environment's."""
+        if provider.given_keys:
+            return provider.given_keys
+        stored: Sequence[str] = ()
+        if self._store is not None:
+            try:
+                stored = self._store.provider_keys.secrets(provider.name)
+            except ValueError as error:  # sealed with another AIGW_SECRET
+                logger.error("a provider key of the store does not open: %s", error)
+                raise StoreUnavailable("a provider key does not open") from None
+        return stored or provider.environment_keys()
 
     def _attempt(self, environ: WSGIEnvironment, plan: _Plan) -> _Answer | Denial:
         """Ask one candidate after the other until one answers for good."""
@@ -269,12 +294,14 @@ class UpstreamForwarder:
         if not answer.first:
             response.close()
             return []
+        environ[WATCHED] = True
         return ForwardedBody(
             response,
             answer.first,
             idle=self._timeouts.idle,
             deadline=answer.deadline,
             error_event=_error_event(environ) if answer.stream else None,
+            alive=environ.get(KEY_ALIVE),
         )
 
 
@@ -307,7 +334,13 @@ class _Answer(NamedTuple):
     stream: bool
 
 
-def _providers(upstream: object) -> tuple[Provider, ...]:
+def _resolved_store(store: Store | str) -> Store:
+    from .store import resolve_store
+
+    return resolve_store(store)
+
+
+def _providers(upstream: object, *, has_store: bool) -> tuple[Provider, ...]:
     providers = (upstream,) if isinstance(upstream, Provider) else tuple(_iterated(upstream))
     if not providers:
         raise ValueError("upstream: name a URL, a Provider or a list of Providers")
@@ -316,9 +349,11 @@ def _providers(upstream: object) -> tuple[Provider, ...]:
             raise ValueError(
                 f"upstream: {type(provider).__name__} in a list is no Provider; a URL stands alone"
             )
-        if provider.is_keyless:
+        has_key = has_store or provider.given_keys or provider.environment_keys()
+        if provider.needs_key and not has_key:
             raise ValueError(
-                f"upstream: no key for {provider.name}; give api_keys or set its SDK's variable"
+                f"upstream: no key for {provider.name}; give api_keys, a store, or set its SDK's "
+                "variable"
             )
     return providers
 
@@ -415,13 +450,13 @@ def _replaced_length(
     return [*kept, ("Content-Length", str(length))]
 
 
-def _error_event(environ: WSGIEnvironment) -> Callable[[UpstreamError], bytes]:
+def _error_event(environ: WSGIEnvironment) -> Callable[[GatewayError], bytes]:
     dialect = client_dialect(environ)
     path = environ.get("PATH_INFO", "")
     id_ = request_id(environ)
 
-    def event(error: UpstreamError) -> bytes:
-        denial = _upstream_denial(error)
+    def event(error: GatewayError) -> bytes:
+        denial = _upstream_denial(error) if isinstance(error, UpstreamError) else _REVOKED
         document = dialect.error(denial.status, denial.code, denial.message, id_, None)
         return dialect.error_event(path, document)
 

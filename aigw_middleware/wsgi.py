@@ -4,16 +4,19 @@
 
     gunicorn 'aigw_middleware.wsgi:application'
 
-Every provider that has a key in its SDK's variable (`OPENAI_API_KEY`, ...) is served, at the
-address in its base variable (`OPENAI_BASE_URL`, ...) where that is set. A gateway key is asked
+Every provider that has a key is served, in the store or in its SDK's variable
+(`OPENAI_API_KEY`, ...), at the address in its base variable (`OPENAI_BASE_URL`, ...) where that
+is set. A gateway key is asked
 for on every path but `/healthz`.
 
 - `AIGW_STORE`: where the keys are, `sqlite:///aigw.db` by default.
+- `AIGW_SECRET`: what seals the keys of providers in the store.
 - `AIGW_COUNTERS`: where limits are counted, `memory:` by default.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -24,11 +27,13 @@ from .environ import full_path
 from .key_auth import KeyAuth
 from .providers import CATALOGUE, Provider
 from .stack import stack
-from .store import open_store
+from .store import Store, open_store
 from .upstream_forwarder import UpstreamForwarder
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_STORE = "sqlite:///aigw.db"
 DEFAULT_COUNTERS = "memory:"
@@ -45,28 +50,42 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
         StoreUnavailable: the store cannot be opened.
     """
     providers = configured_providers(variables)
-    if not providers:
-        names = ", ".join(name for entry in CATALOGUE.values() for name in entry.key_variables)
-        raise ValueError(f"no provider has a key; set one of {names}")
-    store = open_store(variables.get("AIGW_STORE") or DEFAULT_STORE)
+    secret = variables.get("AIGW_SECRET")
+    store = open_store(variables.get("AIGW_STORE") or DEFAULT_STORE, secret=secret)
+    if not any(provider.given_keys for provider in providers):
+        _require_stored_keys(store, sealed=bool(secret))
     counters = variables.get("AIGW_COUNTERS") or DEFAULT_COUNTERS
     return stack(
-        UpstreamForwarder(_own_paths, upstream=providers),
+        UpstreamForwarder(_own_paths, upstream=providers, store=store),
         partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters),
     )
 
 
 def configured_providers(variables: Mapping[str, str]) -> list[Provider]:
-    """Return the providers of the catalogue that have a key in `variables`."""
+    """Return the providers of the catalogue, with the keys and addresses in `variables`.
+
+    Those without a key there are served as soon as the store has one.
+    """
     providers = []
     for name, entry in CATALOGUE.items():
-        key = next((value for key in entry.key_variables if (value := variables.get(key))), None)
-        if key is None:
-            continue
+        found = (variables.get(variable, "").strip() for variable in entry.key_variables)
         base = variables.get(entry.base_variable) if entry.base_variable else None
         url = base.rstrip("/") + entry.base_suffix if base else None
-        providers.append(Provider(name, api_keys=[key.strip()], base_url=url))
+        providers.append(
+            Provider(name, api_keys=[key for key in found if key][:1], base_url=url, needs_key=True)
+        )
     return providers
+
+
+def _require_stored_keys(store: Store, *, sealed: bool) -> None:
+    """Refuse to start where no provider has a key, and none could be added while it runs."""
+    if not sealed:
+        names = ", ".join(name for entry in CATALOGUE.values() for name in entry.key_variables)
+        raise ValueError(
+            f"no provider has a key; set one of {names}, or AIGW_SECRET and keep keys in the store"
+        )
+    if not store.provider_keys.providers():
+        logger.warning("no provider has a key yet; aigw provider-keys add gives it one")
 
 
 def _own_paths(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

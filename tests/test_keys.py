@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aigw_middleware import StaticKeys, StoreUnavailable, open_store
 from aigw_middleware.keys import TOKEN_PATTERN
 from aigw_middleware.keys.token import new_token, public_id_of
-from aigw_middleware.store.sqlite import MIGRATIONS
+from aigw_middleware.store.schema import MIGRATIONS
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_files_are_for_their_owner_alone(url: str, tmp_path: Path) -> None:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
         os.umask(mask)
-    assert modes == dict.fromkeys(("aigw.db", "aigw.db-wal", "aigw.db-shm"), 0o600)
+    assert modes == dict.fromkeys(("aigw.db", "aigw.db-wal", "aigw.db-shm", "aigw.db-word"), 0o600)
 
 
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ..keys import ApiKey
-from ..store import SQLiteStore, open_store
+from ..store import Store, open_store
 from ..wsgi import DEFAULT_STORE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -162,7 +162,7 @@ def delete(id: str, store_url: str) -> None:
 T = TypeVar("T")
 
 
-def _found(look_up: Callable[[SQLiteStore], T], store_url: str, id_: str | None) -> T:
+def _found(look_up: Callable[[Store], T], store_url: str, id_: str | None) -> T:
     """Return what `look_up` finds; exit code 1 where there is no such key."""
     try:
         return look_up(open_store(store_url))

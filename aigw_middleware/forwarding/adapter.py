@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.util import SKIP_HEADER
 
 from ..errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from .transport import Request, Response, Timeouts
+from .transport import Request, Response, Timeouts, shutdown
 
 _RECEIVE = 64 * 1024
 
@@ -117,6 +117,12 @@ class _AdapterResponse:
             raise UpstreamTimeout("the upstream did not answer in time") from None
         except (HTTPError, OSError, requests.RequestException) as error:
             raise UpstreamBroken("the upstream's answer broke off") from error
+
+    def shutdown(self) -> None:
+        """Wake a `read` of another thread, where the socket can be found."""
+        sock = _socket_of(self._raw)
+        if sock is not None:
+            shutdown(sock)
 
     def close(self) -> None:
         """Give the connection back after the end, else close it."""

@@ -86,29 +86,41 @@ def url_candidate(base: BaseURL, api_key: str | None, environ: WSGIEnvironment) 
 
 
 def provider_candidates(
-    providers: Sequence[Provider], path: AIPath, model: str | None
+    providers: Sequence[tuple[Provider, Sequence[str]]], path: AIPath, model: str | None
 ) -> list[Candidate]:
     """Return the candidates in order of preference: providers, then the keys of each.
+
+    Args:
+        providers: the providers in order of preference, each with its keys.
+        path: the path that is asked for.
+        model: the model that is asked for; None where the path names none.
 
     Only providers that speak the path's dialect come into question. Those that list the model
     come first and alone; where none does, the first that lists none at all, native speakers of
     the dialect before others, since a second one would hardly know another's model.
     """
     name = path.dialect.name
-    speaking = [provider for provider in providers if name in provider.dialects]
-    chosen = [provider for provider in speaking if provider.lists(model)]
+    speaking = [
+        (provider, keys)
+        for provider, keys in providers
+        if name in provider.dialects and (keys or not provider.needs_key)
+    ]
+    chosen = [pair for pair in speaking if pair[0].lists(model)]
     if not chosen:
-        open_ones = [provider for provider in speaking if provider.serves_any or model is None]
-        native = [provider for provider in open_ones if provider.dialects[0] == name]
+        open_ones = [pair for pair in speaking if pair[0].serves_any or model is None]
+        native = [pair for pair in open_ones if pair[0].dialects[0] == name]
         chosen = (native or open_ones)[:1]
-    return [candidate for provider in chosen for candidate in _keyed_candidates(provider, path)]
+    return [
+        candidate
+        for provider, keys in chosen
+        for candidate in _keyed_candidates(provider, keys, path)
+    ]
 
 
-def _keyed_candidates(provider: Provider, path: AIPath) -> list[Candidate]:
+def _keyed_candidates(provider: Provider, keys: Sequence[str], path: AIPath) -> list[Candidate]:
     dialect = path.dialect.name
     base = provider.base(dialect)
     target = (base.path + path.raw) or "/"
-    keys = provider.keys()
     if not keys:
         return [Candidate(provider.name, base, target, None, "")]
     return [

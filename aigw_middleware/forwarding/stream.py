@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from threading import Lock
 
-from ..errors import UpstreamError, UpstreamTimeout
+from ..errors import GatewayError, KeyRevoked, UpstreamError, UpstreamTimeout
 from .transport import Response
+from .watchdog import watchdog
 
 
 class ForwardedBody:
@@ -21,6 +23,7 @@ class ForwardedBody:
         idle: seconds that may pass between two reads.
         deadline: the `time.monotonic()` at which it must be over.
         error_event: returns the event that tells of an error; None for no event stream.
+        alive: tells whether the client's key is still good; None where nobody can revoke it.
     """
 
     def __init__(
@@ -30,21 +33,30 @@ class ForwardedBody:
         *,
         idle: float,
         deadline: float,
-        error_event: Callable[[UpstreamError], bytes] | None,
+        error_event: Callable[[GatewayError], bytes] | None,
+        alive: Callable[[], bool] | None = None,
     ) -> None:
         self._response = response
         self._first = first
         self._idle = idle
         self._deadline = deadline
         self._error_event = error_event
-        self._error: UpstreamError | None = None
+        self._alive = alive
+        self._error: GatewayError | None = None
         self._ends_event = True
+        # Held by whoever closes the response or shuts it down: a descriptor's number is used
+        # again as soon as it is closed.
+        self._lock = Lock()
+        self._closed = False
+        self._revoked = False
+        if alive is not None:
+            watchdog.add(self)
 
     def __iter__(self) -> ForwardedBody:
         return self
 
     def __next__(self) -> bytes:
-        if self._first:
+        if self._first and not self._revoked:
             data, self._first = self._first, b""
         else:
             data = self._read()
@@ -53,22 +65,51 @@ class ForwardedBody:
         self._ends_event = data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
         return data
 
+    def check(self) -> None:
+        """End the stream if its key is no longer good; called by the watchdog."""
+        if self._alive is None or self._alive():
+            return
+        with self._lock:
+            if not self._closed and not self._revoked:
+                self._revoked = True  # first, so that the reader that wakes knows why
+                self._response.shutdown()
+
     def _read(self) -> bytes:
         if self._error is not None:
             raise self._error
-        left = self._deadline - time.monotonic()
         try:
-            if left <= 0:
-                raise UpstreamTimeout("the answer took longer than it may")
-            return self._response.read(min(self._idle, left))
-        except UpstreamError as error:
-            self._response.close()
-            self._error = error
+            data = self._next_bytes()
+        except GatewayError as error:
+            self._error = self._reason(error)
+            self.close()
             if self._error_event is None:
-                raise
+                raise self._error from None
             # A line that was torn off is ended, so that the event stands alone.
-            return (b"" if self._ends_event else b"\n\n") + self._error_event(error)
+            return (b"" if self._ends_event else b"\n\n") + self._error_event(self._error)
+        return data
+
+    def _next_bytes(self) -> bytes:
+        if self._revoked:
+            raise KeyRevoked("the key of this stream was revoked")
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise UpstreamTimeout("the answer took longer than it may")
+        data = self._response.read(min(self._idle, left))
+        if self._revoked:  # an empty read that we caused ourselves is no end
+            raise KeyRevoked("the key of this stream was revoked")
+        return data
+
+    def _reason(self, error: GatewayError) -> GatewayError:
+        """Return what really ended the stream: a read that we broke ourselves raises too."""
+        if self._revoked and isinstance(error, UpstreamError):
+            return KeyRevoked("the key of this stream was revoked")
+        return error
 
     def close(self) -> None:
         """Let go of the provider's connection; the server calls it whatever happened."""
-        self._response.close()
+        if self._alive is not None:
+            watchdog.remove(self)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._response.close()

@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple, Protocol
@@ -94,6 +95,9 @@ class Response(Protocol):
             UpstreamTimeout: nothing came in that time.
             UpstreamBroken: the body ended before its end.
         """
+
+    def shutdown(self) -> None:
+        """Wake a `read` of another thread: it then finds the body's end or raises."""
 
     def close(self) -> None:
         """Let go of the connection: to the pool after the body's end, else it is closed."""
@@ -325,6 +329,10 @@ class _SocketResponse:
             self._done = not self._left
         return data
 
+    def shutdown(self) -> None:
+        self._pool = None
+        shutdown(self._connection.sock)
+
     def close(self) -> None:
         if self._closed:
             return
@@ -415,6 +423,15 @@ def _tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=cafile)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def shutdown(sock: socket.socket) -> None:
+    """End both directions, which wakes whoever reads; also over TLS.
+
+    Not `SSLSocket.shutdown`, which drops the TLS object: a later send would be plain text.
+    """
+    with suppress(OSError):  # the peer was faster
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _left(seconds: float) -> float:

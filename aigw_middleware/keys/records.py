@@ -1,8 +1,8 @@
-"""The record of a gateway key."""
+"""The records of gateway keys and provider keys."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 
@@ -45,3 +45,28 @@ class ApiKey:
     def is_live(self, now: datetime) -> bool:
         """Whether the key is neither disabled nor expired at `now` (an aware datetime)."""
         return not self.disabled and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderKey:
+    """The record of a provider's key; its secret is sealed in the store and not in here.
+
+    Attributes:
+        id: `aigpk_` and letters that say nothing.
+        provider: whose key it is.
+        description: what it is for.
+        metadata: free text, often JSON.
+        created_at: when it was made, UTC.
+        updated_at: when its record last changed, UTC.
+        disabled: whether it is left out when requests are forwarded.
+        redacted: the form that people may see, at most the last four letters.
+    """
+
+    id: str
+    provider: str
+    description: str = ""
+    metadata: str = ""
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    disabled: bool = False
+    redacted: str = field(default="", repr=False)

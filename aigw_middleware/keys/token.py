@@ -46,10 +46,15 @@ class NewToken(NamedTuple):
 
 def new_token(public_id: str | None = None) -> NewToken:
     """Make a token, for an existing public id or a new one."""
-    public_id = public_id or _random(PUBLIC_LENGTH)
+    public_id = public_id or new_public_id()
     body = f"aigw-{public_id}-g1-{_random(RANDOM_LENGTH)}"
     token = body + _checksum(body)
     return NewToken(public_id, token, digest(token))
+
+
+def new_public_id() -> str:
+    """Return a public id that no other record has (95 random bits)."""
+    return _random(PUBLIC_LENGTH)
 
 
 def public_id_of(token: str) -> str | None:

@@ -24,10 +24,12 @@ class Provider:
             catalogue it takes the place of that provider's address.
         dialect: what a provider of your own speaks: `openai` (the default), `anthropic` or
             `gemini`.
-        api_keys: its keys in order of preference. Without any, a provider of the catalogue has
-            the key in the environment variable of its SDK (`OPENAI_API_KEY`, ...); one of your
-            own is asked without a key.
+        api_keys: its keys in order of preference. Without any, those of the forwarder's store
+            are used, the newest first, then the one in the environment variable of the vendor's
+            SDK (`OPENAI_API_KEY`, ...); a provider of your own is asked without a key.
         models: the models that it serves; None for any.
+        needs_key: False asks it without a key where none is known, True leaves it out then; by
+            default True for a provider of the catalogue at its own address.
 
     Raises:
         ValueError: an option is wrong; a key is never repeated in the message.
@@ -41,6 +43,7 @@ class Provider:
         dialect: str | None = None,
         api_keys: Iterable[str] = (),
         models: Iterable[str] | None = None,
+        needs_key: bool | None = None,
     ) -> None:
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
             raise ValueError(f"name: {name!r} is no name of a provider")
@@ -56,7 +59,8 @@ class Provider:
         if not all(_can_be_sent(key) for key in keys):
             raise ValueError("api_keys: a key is empty, or cannot be sent in a header")
         self._keys = tuple(keys)
-        self._needs_key = known is not None and base_url is None
+        by_default = known is not None and base_url is None
+        self._needs_key = by_default if needs_key is None else needs_key
         self._models = None if models is None else frozenset(map(str.lower, _texts(models)))
 
     @staticmethod
@@ -88,18 +92,23 @@ class Provider:
         return tuple(self._surfaces)
 
     @property
-    def is_keyless(self) -> bool:
-        """Whether it is in the catalogue, at its own address, and no key is known for it."""
-        return self._needs_key and not self.keys()
+    def needs_key(self) -> bool:
+        """Whether it is left out where no key is known for it."""
+        return self._needs_key
 
     def base(self, dialect: str) -> BaseURL:
         """Return where it speaks `dialect`."""
         return self._bases[dialect]
 
-    def keys(self) -> tuple[str, ...]:
-        """Return its keys: those given, else the one in the environment."""
-        if self._keys or self.name not in CATALOGUE:
-            return self._keys
+    @property
+    def given_keys(self) -> tuple[str, ...]:
+        """The keys that were given, in order of preference."""
+        return self._keys
+
+    def environment_keys(self) -> tuple[str, ...]:
+        """Return the key in the environment variable of its SDK, if there is one."""
+        if self.name not in CATALOGUE:
+            return ()
         values = (os.environ.get(name) for name in CATALOGUE[self.name].key_variables)
         return tuple(value for value in values if value and _can_be_sent(value))[:1]
 

@@ -1,42 +1,59 @@
-"""Records at rest: gateway keys."""
+"""Records at rest: gateway keys and, sealed, the keys of providers."""
 
 from __future__ import annotations
 
+import hmac
 import os
+from hashlib import sha256
 from threading import Lock
 from urllib.parse import unquote, urlsplit
 
-from .sqlite import SQLiteStore
+from .sqlite import SQLiteDatabase
+from .store import Store
 
-__all__ = ["SQLiteStore", "open_store", "resolve_store"]
+__all__ = ["Store", "open_store", "resolve_store"]
 
-_opened: dict[str, SQLiteStore] = {}
+_opened: dict[str, tuple[Store, bytes]] = {}
 _lock = Lock()
 
 
-def open_store(url: str) -> SQLiteStore:
+def open_store(url: str, *, secret: str | None = None) -> Store:
     """Open a store of records; the same one twice in a process is the same object.
 
     Args:
         url: `sqlite:///aigw.db` (three slashes: relative to the working directory) or
             `sqlite:////var/lib/aigw/aigw.db` (four: absolute), as in SQLAlchemy. The file is
             made, with access for its owner alone, where there is none.
+        secret: what seals the keys of providers, at least 16 characters; by default the
+            environment variable `AIGW_SECRET`. Without one a store holds gateway keys only.
 
     Raises:
-        ValueError: the URL names no store.
+        ValueError: the URL names no store, the secret is too short, or the store is open with
+            another one.
         StoreUnavailable: the store cannot be opened, or its schema is newer than this code.
     """
     path = os.path.realpath(_path(url))
+    if secret is None:
+        secret = os.environ.get("AIGW_SECRET") or None
+    mark = sha256((secret or "").encode()).digest()
     with _lock:
-        store = _opened.get(path)
-        if store is None or store.closed:
-            store = _opened[path] = SQLiteStore(path)
+        known = _opened.get(path)
+        if known is not None and not known[0].closed:
+            if not hmac.compare_digest(known[1], mark):
+                raise ValueError("secret: the store is open in this process with another one")
+            return known[0]
+        store = Store(SQLiteDatabase(path), secret)
+        _opened[path] = (store, mark)
         return store
 
 
-def resolve_store(store: SQLiteStore | str) -> SQLiteStore:
+def resolve_store(store: Store | str) -> Store:
     """Return the store that an option stands for: an open one, or the URL of one."""
-    return open_store(store) if isinstance(store, str) else store
+    if isinstance(store, str):
+        return open_store(store)
+    if not isinstance(store, Store):
+        raise ValueError(f"store: {type(store).__name__} is no store and no URL")
+    return store
 
 
 def _path(url: object) -> str:

@@ -4,41 +4,61 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from datetime import UTC, datetime
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cachetools import LRUCache
 
 from .._addresses import NetworkSet
+from ..errors import StoreUnavailable
 from ..keys.records import ApiKey
 from ..keys.token import digest, new_token, public_id_of, redacted
 from ..limits import parse_limits
 from ..model_rules import ModelRules
+from . import rows
+from .rows import UNSET, Database
 
 if TYPE_CHECKING:
     import sqlite3
 
-T = TypeVar("T")
-
 PREFIX = "aigk_"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LONGEST_GRACE = 30 * 86_400
 _ABSENT = bytes(32)
+_CACHED = 100_000
 
 _COLUMNS = (
     "public_id, name, description, metadata, endpoint_id, created_at, updated_at, expires_at, "
-    "last_used, disabled, limits, models, networks"
+    "disabled, limits, models, networks"
 )
 
 
-class _Records(Protocol):
-    def read(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
-    def write(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
+class _Verified(NamedTuple):
+    """What verifying a token needs of a row.
+
+    Attributes:
+        tag: what the database's tag was before the row was read.
+        digest: of the present token.
+        old_digest: of the token before the last rotation; None for none.
+        old_until: until when that one works, in microseconds.
+        key: the record.
+    """
+
+    tag: Hashable
+    digest: bytes
+    old_digest: bytes | None
+    old_until: int
+    key: ApiKey | None
 
 
 class KeyStore:
-    """Create, look up and delete gateway keys; `store.keys`."""
+    """Create, look up, change and delete gateway keys; `store.keys`."""
 
-    def __init__(self, records: _Records) -> None:
-        self._records = records
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cache: LRUCache[str, _Verified] = LRUCache(_CACHED)
+        self._cache_lock = Lock()
 
     def create(
         self,
@@ -70,26 +90,30 @@ class KeyStore:
             StoreUnavailable: the store gave no answer; no key was made.
         """
         made = new_token()
-        now = _microseconds(datetime.now(UTC))
-        row = {
+        now = rows.now()
+        row = _checked(
+            name=name,
+            description=description,
+            metadata=metadata,
+            endpoint_id=endpoint_id,
+            expires_at=expires_at,
+            disabled=False,
+            limits=limits,
+            models=models,
+            networks=networks,
+        )
+        row |= {
             "public_id": made.public_id,
             "digest": made.digest,
-            "name": _text("name", name, 255),
-            "description": _text("description", description, 255),
-            "metadata": _text("metadata", metadata, 4096),
-            "endpoint_id": None if endpoint_id is None else _text("endpoint_id", endpoint_id, 255),
             "created_at": now,
             "updated_at": now,
-            "expires_at": _expiry(expires_at),
-            "limits": json.dumps(_limits(limits)),
-            "models": None if models is None else json.dumps(_models(models)),
-            "networks": json.dumps(_networks(networks)),
         }
-        names = ", ".join(row)
-        marks = ", ".join(f":{column}" for column in row)
-        statement = f"INSERT INTO keys ({names}) VALUES ({marks})"  # noqa: S608  (our own names)
-        self._records.write(lambda connection: connection.execute(statement, row).lastrowid)
-        return self.get(PREFIX + made.public_id), made.token
+
+        def work(connection: sqlite3.Connection) -> ApiKey:
+            rows.insert(connection, "keys", row)
+            return _present(connection, made.public_id)
+
+        return self._database.write(work), made.token
 
     def get(self, id: str) -> ApiKey:
         """Return the record of a key.
@@ -97,10 +121,8 @@ class KeyStore:
         Raises:
             KeyError: there is none.
         """
-        row = self._row(_public_id(id))
-        if row is None:
-            raise KeyError(id)
-        return _record(row)
+        public_id = rows.public_id(id, PREFIX)
+        return self._database.read(lambda connection: _present(connection, public_id))
 
     def list(self, limit: int = 100, before_id: str | None = None) -> list[ApiKey]:
         """Return keys, the newest first.
@@ -113,24 +135,81 @@ class KeyStore:
             ValueError: `limit` is out of bounds.
             KeyError: there is no key `before_id`.
         """
-        if not 1 <= limit <= 100:
-            raise ValueError(f"limit: {limit} is not between 1 and 100")
+        found = rows.page(self._database, "keys", _COLUMNS, PREFIX, limit, before_id)
+        return [_record(row) for row in found]
 
-        def work(connection: sqlite3.Connection) -> list[Sequence[Any]]:
-            before = 2**63 - 1
-            if before_id is not None:
-                found = connection.execute(
-                    "SELECT number FROM keys WHERE public_id = ?", (_public_id(before_id),)
-                ).fetchone()
-                if found is None:
-                    raise KeyError(before_id)
-                before = found[0]
-            return connection.execute(
-                f"SELECT {_COLUMNS} FROM keys WHERE number < ? ORDER BY number DESC LIMIT ?",  # noqa: S608
-                (before, limit),
-            ).fetchall()
+    def update(
+        self,
+        id: str,
+        *,
+        name: str = UNSET,
+        description: str = UNSET,
+        metadata: str = UNSET,
+        endpoint_id: str | None = UNSET,
+        expires_at: datetime | None = UNSET,
+        disabled: bool = UNSET,
+        limits: str | Iterable[str] = UNSET,
+        models: Iterable[str] | None = UNSET,
+        networks: str | Iterable[str] = UNSET,
+    ) -> ApiKey:
+        """Change the fields that are given, as in `create`, and return the record.
 
-        return [_record(row) for row in self._records.read(work)]
+        The change is in force on every worker of the machine with the next request.
+
+        `disabled=True` refuses the key for now, False takes that back.
+
+        Raises:
+            KeyError: there is no such key.
+            ValueError: a value is wrong; nothing was changed.
+            StoreUnavailable: the store gave no answer; nothing was changed.
+        """
+        public_id = rows.public_id(id, PREFIX)
+        given = {
+            "name": name,
+            "description": description,
+            "metadata": metadata,
+            "endpoint_id": endpoint_id,
+            "expires_at": expires_at,
+            "disabled": disabled,
+            "limits": limits,
+            "models": models,
+            "networks": networks,
+        }
+        row = _checked(**{field: value for field, value in given.items() if value is not UNSET})
+        return self._change(public_id, row)
+
+    def rotate(self, id: str, grace: int = 3600) -> tuple[ApiKey, str]:
+        """Give a key a new token; return its record and the token, which is never seen again.
+
+        Args:
+            id: the key's id, which stays.
+            grace: seconds for which the old token still works, 0 to 30 days. A token that an
+                earlier rotation left in its grace stops working.
+
+        Raises:
+            KeyError: there is no such key.
+            ValueError: `grace` is out of bounds.
+        """
+        if isinstance(grace, bool) or not isinstance(grace, int):
+            raise ValueError(f"grace: {grace!r} is no whole number of seconds")
+        if not 0 <= grace <= LONGEST_GRACE:
+            raise ValueError(f"grace: {grace} is not between 0 and {LONGEST_GRACE} seconds")
+        public_id = rows.public_id(id, PREFIX)
+        made = new_token(public_id)
+
+        def work(connection: sqlite3.Connection) -> ApiKey:
+            row = {
+                "digest": made.digest,
+                "old_until": rows.now() + grace * 1_000_000,
+                "updated_at": rows.now(),
+            }
+            connection.execute(
+                "UPDATE keys SET old_digest = digest WHERE public_id = ?", (public_id,)
+            )
+            rows.update(connection, "keys", public_id, row)
+            return _present(connection, public_id)
+
+        return self._database.write(work), made.token
 
     def delete(self, id: str) -> bool:
         """Delete a key for good; True, or False where there was none.
@@ -138,20 +217,13 @@ class KeyStore:
         From when this returns no process of the machine accepts the key, and its id is never
         given again.
         """
-        if not isinstance(id, str) or not id.startswith(PREFIX):
-            return False
-        public_id = id.removeprefix(PREFIX)
-        return self._records.write(
-            lambda connection: (
-                connection.execute("DELETE FROM keys WHERE public_id = ?", (public_id,)).rowcount
-                > 0
-            )
-        )
+        return rows.delete(self._database, "keys", id, PREFIX)
 
     def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey | None:
         """Return the live key of a token; None where it is unknown, deleted, disabled, expired.
 
-        A token of the wrong form or with a wrong checksum is refused without the store.
+        A token of the wrong form or with a wrong checksum is refused without the store, and a
+        good one that was seen before costs no query unless a record has changed since.
 
         Args:
             token: as the client presented it.
@@ -163,70 +235,97 @@ class KeyStore:
         public_id = public_id_of(token)
         if public_id is None:
             return None
-        row = self._row(public_id)
-        # An unknown key costs the same comparison as a wrong secret.
-        stored = row[-1] if row is not None else _ABSENT
-        if not hmac.compare_digest(digest(token), stored) or row is None:
+        found = self._look_up(public_id)
+        presented = digest(token)
+        # An unknown key costs the same comparisons as a wrong secret.
+        good = hmac.compare_digest(presented, found.digest)
+        old = hmac.compare_digest(presented, found.old_digest or _ABSENT)
+        if not good and not (old and found.old_digest and rows.now() < found.old_until):
             return None
-        key = _record(row)
-        if not key.is_live(datetime.now(UTC)):
+        key = found.key
+        if key is None or not key.is_live(datetime.now(UTC)):
             return None
         return key if endpoint is None or key.endpoint_id in (None, endpoint) else None
 
-    def _row(self, public_id: str) -> Sequence[Any] | None:
-        def work(connection: sqlite3.Connection) -> Sequence[Any] | None:
-            row: Sequence[Any] | None = connection.execute(
-                f"SELECT {_COLUMNS}, digest FROM keys WHERE public_id = ?",  # noqa: S608
-                (public_id,),
-            ).fetchone()
-            return row
+    def watch(self, id: str) -> Callable[[], bool]:
+        """Return what tells whether a key is still good, for streams that are open under it.
 
-        return self._records.read(work)
+        It costs as little as `verify`. While the store gives no answer a key that was good
+        stays good: nobody has said otherwise.
+        """
+        public_id = rows.public_id(id, PREFIX)
+
+        def alive() -> bool:
+            try:
+                key = self._look_up(public_id).key
+            except StoreUnavailable:
+                return True
+            return key is not None and key.is_live(datetime.now(UTC))
+
+        return alive
+
+    def _look_up(self, public_id: str) -> _Verified:
+        # Taken before the row is read: a change in between is then seen by the next look.
+        tag = self._database.tag()
+        with self._cache_lock:
+            found = self._cache.get(public_id)
+        if found is not None and found.tag == tag:
+            return found
+        columns = f"{_COLUMNS}, digest, old_digest, old_until"
+        statement = f"SELECT {columns} FROM keys WHERE public_id = ?"  # noqa: S608  (our own names)
+        row = self._database.read(
+            lambda connection: connection.execute(statement, (public_id,)).fetchone()
+        )
+        if row is None:
+            # Not kept: tokens of no key are anybody's to invent.
+            return _Verified(tag, _ABSENT, None, 0, None)
+        found = _Verified(tag, row[-3], row[-2], row[-1] or 0, _record(row))
+        with self._cache_lock:
+            self._cache[public_id] = found
+        return found
+
+    def _change(self, public_id: str, row: dict[str, Any]) -> ApiKey:
+        def work(connection: sqlite3.Connection) -> ApiKey:
+            rows.update(connection, "keys", public_id, {**row, "updated_at": rows.now()})
+            return _present(connection, public_id)
+
+        return self._database.write(work)
 
 
-def _public_id(id_: str) -> str:
-    """Return the public id in a key's id; an id of another form names no key."""
-    if not isinstance(id_, str) or not id_.startswith(PREFIX):
-        raise KeyError(id_)
-    return id_.removeprefix(PREFIX)
+def _present(connection: sqlite3.Connection, public_id: str) -> ApiKey:
+    statement = f"SELECT {_COLUMNS} FROM keys WHERE public_id = ?"  # noqa: S608  (our own names)
+    row = connection.execute(statement, (public_id,)).fetchone()
+    if row is None:
+        raise KeyError(PREFIX + public_id)
+    return _record(row)
 
 
 def _record(row: Sequence[Any]) -> ApiKey:
-    models = row[11]
+    models = row[10]
     return ApiKey(
         id=PREFIX + row[0],
         name=row[1],
         description=row[2],
         metadata=row[3],
         endpoint_id=row[4],
-        created_at=_time(row[5]),
-        updated_at=_time(row[6]),
-        expires_at=_time(row[7]),
-        last_used=_time(row[8]),
-        disabled=bool(row[9]),
+        created_at=rows.from_microseconds(row[5]),
+        updated_at=rows.from_microseconds(row[6]),
+        expires_at=rows.from_microseconds(row[7]),
+        disabled=bool(row[8]),
         redacted=redacted(row[0]),
-        limits=tuple(json.loads(row[10])),
+        limits=tuple(json.loads(row[9])),
         models=None if models is None else tuple(json.loads(models)),
-        networks=tuple(json.loads(row[12])),
+        networks=tuple(json.loads(row[11])),
     )
 
 
-def _time(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+def _checked(**fields: Any) -> dict[str, Any]:
+    """Return fields as they are stored; ValueError that names the one that is wrong."""
+    return {field: _CHECKS[field](value) for field, value in fields.items()}
 
 
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _text(option: str, value: object, longest: int) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{option}: must be a text, not {type(value).__name__}")
-    if len(value) > longest:
-        raise ValueError(f"{option}: {len(value)} characters; at most {longest} are kept")
-    if "\0" in value:
-        raise ValueError(f"{option}: holds a NUL character")
-    return value
+def _endpoint(value: object) -> str | None:
+    return None if value is None else rows.text("endpoint_id", value, 255)
 
 
 def _expiry(value: object) -> int | None:
@@ -234,20 +333,43 @@ def _expiry(value: object) -> int | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires_at: must be a datetime with a time zone, or None")
-    return _microseconds(value)
+    return rows.to_microseconds(value)
 
 
-def _limits(limits: str | Iterable[str]) -> list[str]:
-    return [limit.text for limit in parse_limits(limits)]
+def _limits(limits: str | Iterable[str]) -> str:
+    return json.dumps([limit.text for limit in parse_limits(_several("limits", limits))])
 
 
-def _models(models: Iterable[str]) -> list[str]:
-    patterns = [models] if isinstance(models, str) else list(models)
+def _models(models: Iterable[str] | None) -> str | None:
+    if models is None:
+        return None
+    patterns = _several("models", models)
     ModelRules(patterns)
-    return patterns
+    return json.dumps(patterns)
 
 
-def _networks(networks: str | Iterable[str]) -> list[str]:
-    texts = [networks] if isinstance(networks, str) else [str(network) for network in networks]
+def _networks(networks: str | Iterable[str]) -> str:
+    texts = [str(network) for network in _several("networks", networks)]
     NetworkSet("networks", texts)
-    return texts
+    return json.dumps(texts)
+
+
+def _several(option: str, values: object) -> list[Any]:
+    if isinstance(values, str):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{option}: must be a list, not {type(values).__name__}")
+    return [*values]
+
+
+_CHECKS: dict[str, Any] = {
+    "name": lambda value: rows.text("name", value, 255),
+    "description": lambda value: rows.text("description", value, 255),
+    "metadata": lambda value: rows.text("metadata", value, 4096),
+    "endpoint_id": _endpoint,
+    "expires_at": _expiry,
+    "disabled": lambda value: rows.flag("disabled", value),
+    "limits": _limits,
+    "models": _models,
+    "networks": _networks,
+}

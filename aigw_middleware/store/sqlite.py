@@ -1,51 +1,33 @@
-"""The embedded store: one SQLite file in WAL mode, for all processes of a machine."""
+"""The embedded database: one SQLite file in WAL mode, for all processes of a machine."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
+from weakref import WeakSet
 
 from ..errors import StoreUnavailable
-from .keys import KeyStore
+from .change import ChangeWord
+from .schema import MIGRATIONS
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 2.0
 """How long a request may wait for the records."""
+POLL_SECONDS = 1.0
+"""How often a process looks for changes that were not announced."""
 
 APPLICATION_ID = 0x61696777  # "aigw", which `file` shows
 
-MIGRATIONS = (
-    """
-    CREATE TABLE keys (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        public_id TEXT NOT NULL UNIQUE,
-        digest BLOB NOT NULL,
-        name TEXT NOT NULL,
-        description TEXT NOT NULL,
-        metadata TEXT NOT NULL,
-        endpoint_id TEXT,
-        created_at INTEGER NOT NULL,
-        updated_at INTEGER NOT NULL,
-        expires_at INTEGER,
-        last_used INTEGER,
-        disabled INTEGER NOT NULL DEFAULT 0,
-        limits TEXT NOT NULL,
-        models TEXT,
-        networks TEXT NOT NULL
-    ) STRICT
-    """,
-)
-"""The steps from an empty file to the present schema; `PRAGMA user_version` counts them."""
 
-
-class SQLiteStore:
-    """Records in one SQLite file.
+class SQLiteDatabase:
+    """One SQLite file and the word that tells of its changes.
 
     Opened lazily in each process, so that a server may fork after it was built; a connection
     that was inherited over a fork is dropped and never used or closed
@@ -55,8 +37,10 @@ class SQLiteStore:
         path: the file, absolute.
 
     Attributes:
-        keys: the gateway keys, a `KeyStore`.
         closed: whether `close` was called.
+
+    Raises:
+        StoreUnavailable: the file cannot be made or read, or its schema is newer.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,19 +49,38 @@ class SQLiteStore:
         self._pool: list[sqlite3.Connection] = []
         self._pool_of: tuple[int, int] | None = None
         self._lock = Lock()
-        self.keys = KeyStore(self)
-        _stores.append(self)
+        self._unannounced = 0
+        self._stop = threading.Event()
+        self._polling_pid = 0
+        _databases.add(self)
         self._create()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
 
     def close(self) -> None:
-        """Close the connections of this process; the next `open_store` opens anew."""
+        """Close the connections of this process."""
+        self._stop.set()
         with self._lock:
             self.closed = True
             while self._pool:
                 self._pool.pop().close()
+
+    def tag(self) -> Hashable:
+        """Return what stays equal for as long as everything that was read is still true.
+
+        Taken before reading. It differs after any change of any process of the machine that
+        was answered, when another file stands at the path, and within a second of a change
+        that nobody announced (a process that was killed, a hand at the file).
+
+        Raises:
+            StoreUnavailable: the file is gone, or the database is closed.
+        """
+        if self.closed:
+            raise StoreUnavailable(f"the store {self.path} is closed")
+        if self._polling_pid != os.getpid():
+            self._start_polling()
+        return self._identity(), self._word.read(), self._unannounced
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on a connection, outside a transaction.
@@ -89,7 +92,7 @@ class SQLiteStore:
             return work(connection)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction that is on disk when this returns.
+        """Run `work` in a transaction; when this returns it is on disk and every process knows.
 
         Raises:
             StoreUnavailable: as `read`, or the file cannot be written. Nothing was changed.
@@ -103,6 +106,7 @@ class SQLiteStore:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            self._word.bump()
             return result
 
     @contextmanager
@@ -171,6 +175,7 @@ class SQLiteStore:
             # Made before SQLite opens it, so that nobody else can read it even for a moment;
             # SQLite gives -wal and -shm the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._word = ChangeWord(f"{self.path}-word")
         except OSError as error:
             raise StoreUnavailable(f"the store {self.path} cannot be made: {error}") from error
         version = self.read(_version)
@@ -188,11 +193,41 @@ class SQLiteStore:
         def steps(connection: sqlite3.Connection) -> None:
             # Read again under the lock: another process may have done it meanwhile.
             for step in MIGRATIONS[_version(connection) :]:
-                connection.execute(step)
+                for statement in step:
+                    connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
         self.write(steps)
+
+    def _start_polling(self) -> None:
+        """Watch `data_version` in a thread of this process, made on first use."""
+        with self._lock:
+            if self._polling_pid == os.getpid():
+                return
+            self._polling_pid = os.getpid()
+        thread = threading.Thread(target=self._poll, name="aigw-store-poll", daemon=True)
+        thread.start()
+
+    def _poll(self) -> None:
+        """Count the changes that other connections make, until the database is closed."""
+        connection: sqlite3.Connection | None = None
+        seen: object = None
+        while not self.closed:
+            try:
+                # `data_version` belongs to one connection, so this one is never lent.
+                connection = connection or self._connect()
+                version = connection.execute("PRAGMA data_version").fetchone()[0]
+                found: object = (self._identity(), version)
+            except (sqlite3.Error, StoreUnavailable):
+                # Whoever asks for a key is told; here it only counts as a change.
+                _close(connection)
+                connection = found = None
+            if found != seen:
+                self._unannounced += 1
+                seen = found
+            self._stop.wait(POLL_SECONDS)
+        _close(connection)
 
     def _forget(self) -> None:
         """In a forked child: let go of what belongs to the parent, without closing it."""
@@ -200,6 +235,12 @@ class SQLiteStore:
         self._pool = []
         self._pool_of = None
         self._lock = Lock()
+        self._stop = threading.Event()
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -207,14 +248,14 @@ def _version(connection: sqlite3.Connection) -> int:
     return version
 
 
-_stores: list[SQLiteStore] = []
+_databases: WeakSet[SQLiteDatabase] = WeakSet()
 # Kept for ever: collecting a connection would close it, and that drops the parent's locks.
 _inherited: list[sqlite3.Connection] = []
 
 
 def _forget_all() -> None:
-    for store in _stores:
-        store._forget()
+    for database in list(_databases):
+        database._forget()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,38 @@
+"""A store: the records of a gateway, in one database."""
+
+from __future__ import annotations
+
+from ..keys.sealing import Sealer
+from .keys import KeyStore
+from .provider_keys import ProviderKeyStore
+from .sqlite import SQLiteDatabase
+
+
+class Store:
+    """The records of a gateway.
+
+    Args:
+        database: where they are.
+        secret: what seals provider keys, `AIGW_SECRET`; None where there are none.
+
+    Attributes:
+        keys: the gateway keys.
+        provider_keys: the keys of providers, sealed.
+    """
+
+    def __init__(self, database: SQLiteDatabase, secret: str | None = None) -> None:
+        self._database = database
+        self.keys = KeyStore(database)
+        self.provider_keys = ProviderKeyStore(database, Sealer(secret) if secret else None)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} in {self._database!r}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._database.closed
+
+    def close(self) -> None:
+        """Close the connections of this process; the next `open_store` opens anew."""
+        self._database.close()

@@ -1,0 +1,122 @@
+"""Streams: in lock step, broken off by the provider, left by the client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import socket
+import threading
+
+import pytest
+
+from aigw_middleware.testing import StandInProvider, serving
+
+from ..support import CHAT, RawRequest, answering, raw_provider
+from .client import SECONDS, answer, chat, events, test_header
+from .facts import Facts
+from .running import Running
+
+EVENT = b'data: {"choices": []}\n\n'
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def test_a_stream_is_in_lock_step(server: Running, facts: Facts) -> None:
+    """The client has each event before the provider sends the next one."""
+    seen = threading.Semaphore(0)
+    missed: list[int] = []
+
+    def until_seen(number: int) -> None:
+        if not seen.acquire(timeout=SECONDS):
+            missed.append(number)
+
+    provider = StandInProvider(between_events=until_seen)
+    with serving(provider) as url:
+        body = chat("one two three", stream=True)
+        with answer(server, "POST", CHAT, test_header("gateway", url), body=body) as response:
+            count = 0
+            for _ in events(response):
+                count += 1
+                seen.release()
+    assert response.status == 200
+    assert count >= 7
+    assert missed == []
+    assert facts.streams == "unbuffered"
+
+
+@pytest.mark.parametrize(
+    ("answer_bytes", "framed"),
+    [
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n0123456789",
+            "length",
+            id="100 bytes announced, 10 sent",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + chunk(b"0123456789"),
+            "chunked",
+            id="chunks without end",
+        ),
+    ],
+)
+def test_a_broken_answer_never_looks_complete(
+    server: Running, facts: Facts, answer_bytes: bytes, framed: str
+) -> None:
+    """A client that reads strictly can tell a broken answer, where the server aborts."""
+    whole = None
+    with raw_provider(answering(answer_bytes)) as provider:
+        test = test_header("gateway", provider.url)
+        with answer(server, "GET", "/v1/models", test) as response:
+            try:
+                whole = response.read()
+            except (http.client.HTTPException, ConnectionError):
+                pass
+    looks_complete = whole is not None
+    told = {"always": True, "with a length": framed == "length", "never": framed == "length"}
+    assert looks_complete is not told[facts.abort]
+
+
+def test_a_broken_stream_tells_by_an_event(server: Running, facts: Facts) -> None:
+    """An event stream that broke off ends with an error event, then is aborted where it can be."""
+    complete = True
+    lines = []
+    with raw_provider(answering(STREAM_HEAD + chunk(EVENT))) as provider:
+        test = test_header("gateway", provider.url)
+        with answer(server, "POST", CHAT, test, body=chat(stream=True)) as response:
+            try:
+                while line := response.readline():
+                    lines.append(line)
+            except (http.client.HTTPException, ConnectionError):
+                complete = False
+    assert lines[:2] == EVENT.splitlines(keepends=True)
+    assert json.loads(lines[2].removeprefix(b"data: "))["error"]["code"] == "upstream_unreachable"
+    assert complete is (facts.abort != "always")
+
+
+def test_a_client_that_leaves_closes_the_providers_connection(
+    server: Running, facts: Facts
+) -> None:
+    """After the client hung up, the provider's connection is closed when more is to be written."""
+    closed = threading.Event()
+
+    def endless(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(STREAM_HEAD)
+        for _ in range(SECONDS * 50):
+            connection.sendall(chunk(EVENT))
+            if select.select([connection], [], [], 0.02)[0]:  # nothing more is sent to it: its end
+                closed.set()
+                return
+
+    with raw_provider(endless) as provider:
+        test = test_header("gateway", provider.url)
+        with answer(server, "POST", CHAT, test, body=chat(stream=True)) as response:
+            assert next(events(response)) == EVENT
+        assert closed.wait(SECONDS)
+    assert facts.hang_up == "at the next write"
