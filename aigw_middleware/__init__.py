@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .ip_allowlist import IPAllowlist
     from .key_auth import KeyAuth
     from .keys import ApiKey, StaticKeys
+    from .management import ManagementAPI
     from .providers import Provider
     from .rate_limiter import RateLimiter
     from .store import open_store
@@ -48,6 +49,7 @@ __all__ = [
     "HeaderRewriter",
     "IPAllowlist",
     "KeyAuth",
+    "ManagementAPI",
     "Provider",
     "RateLimiter",
     "StaticKeys",
@@ -65,6 +67,7 @@ _HOMES = {
     "HeaderRewriter": ".header_rewriter",
     "IPAllowlist": ".ip_allowlist",
     "KeyAuth": ".key_auth",
+    "ManagementAPI": ".management",
     "Provider": ".providers",
     "RateLimiter": ".rate_limiter",
     "StaticKeys": ".keys",

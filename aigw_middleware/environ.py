@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ KEY = "aigw.key"
 """`ApiKey`: the record of the key that was presented, never its token."""
 KEY_ALIVE = "aigw.key_alive"
 """callable `() -> bool`: whether the key is still good; cheap enough to be asked often."""
+BYPASSED = "aigw.bypassed"
+"""True where a `stack` with `paths` has let the request go by its layers: then the forwarder
+does not forward it unless some other gate has judged it."""
 WATCHED = "aigw.watched"
 """True where the forwarder ends the answer by itself when the key is no longer good."""
 CLAIMS = "aigw.claims"
@@ -110,6 +114,21 @@ def request_id(environ: WSGIEnvironment) -> str:
     enter(environ)
     value: str = environ[REQUEST_ID]
     return value
+
+
+def suffixes(environ: WSGIEnvironment) -> Iterator[str]:
+    """Yield the whole path, and then what is left of it without segments of SCRIPT_NAME.
+
+    A gateway that is mounted below prefixes is asked for by a path that begins with them, and
+    whoever routes by PATH_INFO sees it without. A server may even take SCRIPT_NAME from the
+    client (gunicorn does, from a proxy that it trusts). So a rule that guards looks at each.
+    """
+    script = environ.get("SCRIPT_NAME", "")
+    path = full_path(environ)
+    yield path
+    start = 0
+    while script and (start := path.find("/", start + 1)) >= 0 and start <= len(script):
+        yield path[start:]
 
 
 def full_path(environ: WSGIEnvironment) -> str:

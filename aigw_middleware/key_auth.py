@@ -16,6 +16,7 @@ from ._addresses import NetworkSet, header_name, parse_address
 from ._paths import PathPatterns
 from .counters import MemoryCounters, resolve_counters
 from .denial import Denial, store_denial
+from .dialects import PLAIN, spoken
 from .environ import CLIENT_IP, KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
 from .errors import KeyRevoked, StoreUnavailable
 from .gate import Gate
@@ -163,7 +164,11 @@ class KeyAuth(Gate):
         return _RevocableBody(iterable, alive)
 
     def _is_exempt(self, environ: WSGIEnvironment) -> bool:
-        return bool(self._exempt) and self._exempt.opens(full_path(environ))
+        if not self._exempt or not self._exempt.opens(full_path(environ)):
+            return False
+        # What SCRIPT_NAME adds must not make an AI path look like an exempt one.
+        dialect, path = spoken(environ)
+        return dialect is PLAIN or self._exempt.opens(path)
 
     def _look_up(self, tokens: set[str]) -> ApiKey | Denial:
         if len(tokens) != 1:

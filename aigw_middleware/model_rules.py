@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .body import whole
 from .denial import Denial, body_denial
-from .dialects import PLAIN, Dialect, dialect_of
-from .environ import full_path
+from .dialects import PLAIN, Dialect, spoken
 from .errors import BodyError, BodyInvalid
 
 if TYPE_CHECKING:
@@ -110,8 +109,7 @@ def judge_models(
     if _has_final_judge(app):
         environ.setdefault(MODEL_RULES, []).append(rules.judge)
         return None
-    path = full_path(environ)
-    dialect = dialect_of(path, environ)
+    dialect, path = spoken(environ)
     if dialect is PLAIN:
         return None
     try:

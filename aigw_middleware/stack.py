@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ._paths import PathPatterns
-from .environ import full_path
+from .environ import BYPASSED, suffixes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,8 +29,10 @@ def stack(
             middleware class, or any function of that form.
         paths: the paths that the layers guard, exact (`/admin`) or by prefix (`/v1/*`, which is
             `/v1` too); every other request goes straight to `app`. Judged on SCRIPT_NAME +
-            PATH_INFO without regard to case; a path with dot or empty segments is always
-            guarded, since the application may read it as another one. None: all paths.
+            PATH_INFO, and on that without segments of SCRIPT_NAME, without regard to case; a
+            path with dot or empty segments is always guarded, since the application may read it
+            as another one. An `UpstreamForwarder` within forwards nothing that no gate has
+            judged. None: all paths.
 
     Raises:
         TypeError: an instance stands where a layer belongs.
@@ -64,8 +66,10 @@ class _Guarded:
         self.app = app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        app = self.guarded if self.patterns.guards(full_path(environ)) else self.app
-        return app(environ, start_response)
+        if any(map(self.patterns.guards, suffixes(environ))):
+            return self.guarded(environ, start_response)
+        environ[BYPASSED] = True
+        return self.app(environ, start_response)
 
 
 def _check_layer(layer: object, position: int) -> None:

@@ -16,7 +16,17 @@ from ._headers import is_token
 from .body import blocks, content_length, has_body, whole
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
-from .environ import BODY, KEY_ALIVE, MODEL, PROVIDER, WATCHED, enter, request_id
+from .environ import (
+    BODY,
+    BYPASSED,
+    DECISIONS,
+    KEY_ALIVE,
+    MODEL,
+    PROVIDER,
+    WATCHED,
+    enter,
+    request_id,
+)
 from .errors import (
     BodyError,
     BodyInvalid,
@@ -53,6 +63,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 _MOST_ERROR_BYTES = 1024 * 1024
 _REFUSED_KEY = (401, 403)
+_UNGUARDED = Denial("not_found", "No AI API has this path.")
 _REVOKED = Denial("invalid_api_key", "The gateway API key of this stream is no longer valid.")
 
 
@@ -149,6 +160,11 @@ class UpstreamForwarder:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         enter(environ)
         path = ai_path(environ)
+        if BYPASSED in environ and not environ.get(DECISIONS):
+            # It went by the layers of a stack that guards other paths: nobody has let it in.
+            path = None
+            if self.app is None:
+                return refuse(environ, start_response, _UNGUARDED)
         if path is None and self.app is not None:
             return self.app(environ, start_response)
         try:

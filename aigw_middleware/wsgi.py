@@ -6,8 +6,7 @@
 
 Every provider that has a key is served, in the store or in its SDK's variable
 (`OPENAI_API_KEY`, ...), at the address in its base variable (`OPENAI_BASE_URL`, ...) where that
-is set. A gateway key is asked
-for on every path but `/healthz`.
+is set. A gateway key is asked for on every path but `/healthz`.
 
 - `AIGW_STORE`: where the keys are, `sqlite:///aigw.db` by default.
 - `AIGW_SECRET`: what seals the keys of providers in the store.

@@ -23,6 +23,7 @@ PAGES = {
     "RateLimiter": "rate-limiter",
     "HeaderRewriter": "header-rewriter",
     "UpstreamForwarder": "upstream-forwarder",
+    "ManagementAPI": "management-api",
     "Provider": "provider",
     "StaticKeys": "static-keys",
     "open_store": "open-store",
@@ -51,7 +52,7 @@ def keys_reference() -> Iterator[str]:
     """Yield the reference of `store.keys`."""
     yield "## `store.keys`"
     yield inspect.cleandoc(KeyStore.__doc__ or "")
-    for name in ("create", "get", "list", "delete", "verify"):
+    for name in ("create", "get", "list", "update", "rotate", "delete", "verify"):
         method = getattr(KeyStore, name)
         yield f"### `keys.{name}`"
         yield f"```python\n{signature(f'keys.{name}', method)}\n```"

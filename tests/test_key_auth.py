@@ -198,6 +198,14 @@ def test_exempt_is_judged_on_the_whole_path() -> None:
     assert call(app, "/healthz").status == 401
 
 
+def test_a_prefix_from_the_client_opens_no_ai_path() -> None:
+    """KEY-7: SCRIPT_NAME=/static before an AI path does not make it an exempt one."""
+    app, _ = guarded(exempt=["/static/*", "/v1/models"])
+    assert call(app, CHAT, SCRIPT_NAME="/static").status == 401
+    assert call(app, "/app.css", SCRIPT_NAME="/static").status == 200
+    assert call(app, "/v1/models").status == 200
+
+
 def test_a_store_key_end_to_end(tmp_path: Path) -> None:
     """A key of a store passes until it is deleted; the record in the environ has no token."""
     store = open_store(f"sqlite:///{tmp_path}/aigw.db")

@@ -158,6 +158,7 @@ def test_lists_page_from_the_newest(url: str) -> None:
     assert [key.name for key in first] == ["4", "3"]
     keys.create(name="later")
     keys.delete(made[2].id)
+    keys.delete(first[-1].id)
     assert [key.name for key in keys.list(limit=2, before_id=first[-1].id)] == ["1", "0"]
     with pytest.raises(KeyError):
         keys.list(before_id="aigk_unknown")

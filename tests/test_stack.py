@@ -12,6 +12,7 @@ from aigw_middleware import (
     HeaderRewriter,
     IPAllowlist,
     KeyAuth,
+    Provider,
     RateLimiter,
     StaticKeys,
     UpstreamForwarder,
@@ -206,10 +207,31 @@ def test_paths_guard_what_matches_in_any_spelling(path: str, guarded: bool) -> N
 
 
 def test_paths_are_judged_on_the_whole_path() -> None:
-    """SCRIPT_NAME counts: an app mounted at /v1 is guarded by /v1/*."""
+    """SCRIPT_NAME counts, and so does what an app sees that routes without it."""
     app = stack(Inner(), LAYERS["key"], paths=["/v1/*"])
     assert call(app, "/chat/completions", SCRIPT_NAME="/v1").status == 401
-    assert call(app, "/v1/x", SCRIPT_NAME="/other").status == 200
+    assert call(app, "/chat/completions", SCRIPT_NAME="/app/v1").status == 401
+    assert call(app, "/v1/x", SCRIPT_NAME="/other").status == 401
+    assert call(app, "/x", SCRIPT_NAME="/other").status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1beta/models/g:generateContent", "/v1beta/openai/embeddings"])
+def test_what_goes_by_the_layers_is_not_forwarded(path: str) -> None:
+    """An AI path that `paths` does not guard reaches the app, never a provider."""
+    upstream = Provider("google", base_url="http://127.0.0.1:9", api_keys=["k"])
+    inner = Inner()
+    for app in (UpstreamForwarder(inner, upstream), UpstreamForwarder(upstream=upstream)):
+        answer = call(stack(app, LAYERS["key"], paths=["/v1/*"]), path)
+        assert answer.status == (200 if app.app else 404)
+    assert inner.calls == 1
+
+
+def test_a_stack_around_a_guarded_one_may_have_paths_of_its_own() -> None:
+    """What goes by the outer layers and is judged by an inner gate is forwarded."""
+    upstream = Provider("openai", base_url="http://127.0.0.1:9", api_keys=["k"])
+    inner = stack(UpstreamForwarder(upstream=upstream), LAYERS["key"])
+    app = stack(inner, LAYERS["rate"], paths=["/v1/chat/*"])
+    assert call(app, "/v1/models", HTTP_X_API_KEY="s3cret").code == "upstream_unreachable"
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,9 @@ def test_mounted_below_a_prefix() -> None:
         call(UpstreamForwarder(upstream=openai(provider.url)), CHAT, SCRIPT_NAME="/gw", body=BODY)
         call(UpstreamForwarder(upstream=provider.url), "/x", SCRIPT_NAME="/gw")
         call(UpstreamForwarder(upstream=openai(provider.url)), "/models", SCRIPT_NAME="/v1")
-    assert [r.line.split()[1] for r in provider.requests] == [CHAT, "/gw/x", "/v1/models"]
+        call(UpstreamForwarder(upstream=openai(provider.url)), "/models", SCRIPT_NAME="/app/v1")
+    targets = [request.line.split()[1] for request in provider.requests]
+    assert targets == [CHAT, "/gw/x", "/v1/models", "/v1/models"]
 
 
 def test_headers_go_on_but_for_those_of_the_connection(transport: Any) -> None:

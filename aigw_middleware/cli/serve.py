@@ -71,6 +71,10 @@ def serve(
         "keepalive": 75,
         "graceful_timeout": 30,
         "proc_name": "aigw",
+        # By default gunicorn takes SCRIPT_NAME from a request header of a local proxy.
+        "forwarder_headers": "",
+        # Nobody is to steer the gateway by a socket in the home directory.
+        "control_socket_disable": True,
     }
     _run(application, options)
 
@@ -94,7 +98,8 @@ def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
 
         def load_config(self) -> None:
             for name, value in options.items():
-                self.cfg.set(name, value)
+                if name in self.cfg.settings:  # an older gunicorn has fewer
+                    self.cfg.set(name, value)
 
         def load(self) -> WSGIApplication:
             return application

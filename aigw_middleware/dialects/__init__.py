@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..environ import full_path
+from ..environ import full_path, suffixes
 from . import anthropic, gemini, openai, plain
 from ._base import Dialect
 
@@ -24,6 +24,7 @@ __all__ = [
     "Dialect",
     "client_dialect",
     "dialect_of",
+    "spoken",
 ]
 
 OPENAI = openai.OPENAI
@@ -66,13 +67,22 @@ def client_dialect(environ: WSGIEnvironment) -> Dialect:
     """Return the dialect in which the client wants its errors.
 
     Found once, as the request arrived: a credential's header that an inner layer takes out, or
-    a path that it rewrites, does not change what the client understands. A gateway mounted
-    below a prefix is judged without it when the whole path means nothing.
+    a path that it rewrites, does not change what the client understands.
     """
     dialect: Dialect | None = environ.get(_CLIENT_DIALECT)
     if dialect is None:
-        dialect = dialect_of(full_path(environ), environ)
-        if dialect is PLAIN:
-            dialect = dialect_of(environ.get("PATH_INFO", ""), environ)
-        environ[_CLIENT_DIALECT] = dialect
+        dialect = environ[_CLIENT_DIALECT] = spoken(environ)[0]
     return dialect
+
+
+def spoken(environ: WSGIEnvironment) -> tuple[Dialect, str]:
+    """Return the dialect of a request and its path in that dialect.
+
+    The whole path counts; where it means nothing, what is left of it behind the prefixes that
+    the gateway is mounted below. `PLAIN` and the whole path where none of it is an AI API's.
+    """
+    for path in suffixes(environ):
+        dialect = dialect_of(path, environ)
+        if dialect is not PLAIN:
+            return dialect, path
+    return PLAIN, full_path(environ)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._paths import has_dot_segment
-from ..dialects import PLAIN, Dialect, dialect_of
+from ..dialects import PLAIN, Dialect, dialect_of, spoken
 from ..environ import full_path
 from ..providers.catalogue import BEARER, CUSTOM_HEADERS
 from ..providers.provider import Provider, credential
@@ -54,20 +54,11 @@ def is_safe_path(path: str) -> bool:
 
 
 def ai_path(environ: WSGIEnvironment) -> AIPath | None:
-    """Return the AI path of a request, None where its path belongs to no AI API.
-
-    A gateway that is mounted below a prefix (SCRIPT_NAME) sees the path behind it, when the
-    whole path means nothing.
-    """
-    path = full_path(environ)
-    dialect = dialect_of(path, environ)
-    raw = raw_path(environ)
-    if dialect is PLAIN and environ.get("SCRIPT_NAME"):
-        path = environ.get("PATH_INFO", "")
-        dialect = dialect_of(path, environ)
-        raw = quote_path(path)
+    """Return the AI path of a request, None where its path belongs to no AI API."""
+    dialect, path = spoken(environ)
     if dialect is PLAIN:
         return None
+    raw = raw_path(environ) if path == full_path(environ) else quote_path(path)
     prefix = next(p for p in dialect.prefixes if path.startswith(p + "/"))
     rest = path[len(prefix) :]
     # An encoded prefix (`/%761/...`) means the same; then the rest is quoted anew.

@@ -8,6 +8,7 @@ noticed before it is used, and only a request without a body that is safe to rep
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import socket
@@ -405,7 +406,13 @@ def _forget_pools() -> None:
     _tls_context.cache_clear()
 
 
+def _close_pools() -> None:
+    for pool in _pools:
+        pool.close()
+
+
 os.register_at_fork(after_in_child=_forget_pools)
+atexit.register(_close_pools)
 
 
 @lru_cache(maxsize=1)

@@ -34,6 +34,19 @@ _COLUMNS = (
 )
 
 
+_CLEARED = {
+    "digest": b"",
+    "old_digest": None,
+    "name": "",
+    "description": "",
+    "metadata": "",
+    "endpoint_id": None,
+    "limits": "[]",
+    "models": None,
+    "networks": "[]",
+}
+
+
 class _Verified(NamedTuple):
     """What verifying a token needs of a row.
 
@@ -204,7 +217,8 @@ class KeyStore:
                 "updated_at": rows.now(),
             }
             connection.execute(
-                "UPDATE keys SET old_digest = digest WHERE public_id = ?", (public_id,)
+                "UPDATE keys SET old_digest = digest WHERE public_id = ? AND deleted_at IS NULL",
+                (public_id,),
             )
             rows.update(connection, "keys", public_id, row)
             return _present(connection, public_id)
@@ -217,7 +231,7 @@ class KeyStore:
         From when this returns no process of the machine accepts the key, and its id is never
         given again.
         """
-        return rows.delete(self._database, "keys", id, PREFIX)
+        return rows.delete(self._database, "keys", id, PREFIX, _CLEARED)
 
     def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey | None:
         """Return the live key of a token; None where it is unknown, deleted, disabled, expired.
@@ -272,7 +286,8 @@ class KeyStore:
         if found is not None and found.tag == tag:
             return found
         columns = f"{_COLUMNS}, digest, old_digest, old_until"
-        statement = f"SELECT {columns} FROM keys WHERE public_id = ?"  # noqa: S608  (our own names)
+        condition = "public_id = ? AND deleted_at IS NULL"
+        statement = f"SELECT {columns} FROM keys WHERE {condition}"  # noqa: S608  (our own names)
         row = self._database.read(
             lambda connection: connection.execute(statement, (public_id,)).fetchone()
         )
@@ -293,7 +308,8 @@ class KeyStore:
 
 
 def _present(connection: sqlite3.Connection, public_id: str) -> ApiKey:
-    statement = f"SELECT {_COLUMNS} FROM keys WHERE public_id = ?"  # noqa: S608  (our own names)
+    condition = "public_id = ? AND deleted_at IS NULL"
+    statement = f"SELECT {_COLUMNS} FROM keys WHERE {condition}"  # noqa: S608  (our own names)
     row = connection.execute(statement, (public_id,)).fetchone()
     if row is None:
         raise KeyError(PREFIX + public_id)

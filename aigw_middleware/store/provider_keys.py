@@ -21,6 +21,16 @@ LONGEST_SECRET = 4096
 _COLUMNS = "public_id, provider, description, metadata, created_at, updated_at, disabled, redacted"
 
 
+_CLEARED = {
+    "description": "",
+    "metadata": "",
+    "redacted": "",
+    "master": "",
+    "wrapped": b"",
+    "sealed": b"",
+}
+
+
 class ProviderKeyStore:
     """Create, look up, change and delete keys of providers; `store.provider_keys`.
 
@@ -131,7 +141,7 @@ class ProviderKeyStore:
 
     def delete(self, id: str) -> bool:
         """Delete a provider key for good; True, or False where there was none."""
-        return rows.delete(self._database, "provider_keys", id, PREFIX)
+        return rows.delete(self._database, "provider_keys", id, PREFIX, _CLEARED)
 
     def secrets(self, provider: str) -> tuple[str, ...]:
         """Return the secrets of a provider's keys that are not disabled, the newest first.
@@ -236,7 +246,7 @@ def _provider(name: object) -> str:
 def _sealed_rows(connection: sqlite3.Connection) -> list[tuple[str, str, Sealed, bool]]:
     found = connection.execute(
         "SELECT public_id, provider, master, wrapped, sealed, disabled FROM provider_keys "
-        "ORDER BY number DESC"
+        "WHERE deleted_at IS NULL ORDER BY number DESC"
     ).fetchall()
     return [(row[0], row[1], Sealed(*row[2:5]), bool(row[5])) for row in found]
 
@@ -254,7 +264,8 @@ def _replacing(public_id: str, before: Sealed, after: Sealed) -> Any:
 
 
 def _present(connection: sqlite3.Connection, public_id: str) -> ProviderKey:
-    statement = f"SELECT {_COLUMNS} FROM provider_keys WHERE public_id = ?"  # noqa: S608
+    condition = "public_id = ? AND deleted_at IS NULL"
+    statement = f"SELECT {_COLUMNS} FROM provider_keys WHERE {condition}"  # noqa: S608
     row = connection.execute(statement, (public_id,)).fetchone()
     if row is None:
         raise KeyError(PREFIX + public_id)

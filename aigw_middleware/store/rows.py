@@ -113,7 +113,8 @@ def page(
                 raise KeyError(before_id)
             before = found[0]
         return connection.execute(
-            f"SELECT {columns} FROM {table} WHERE number < ? ORDER BY number DESC LIMIT ?",  # noqa: S608
+            f"SELECT {columns} FROM {table} "  # noqa: S608  (our own names)
+            "WHERE number < ? AND deleted_at IS NULL ORDER BY number DESC LIMIT ?",
             (before, limit),
         ).fetchall()
 
@@ -129,15 +130,19 @@ def insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> N
 def update(connection: sqlite3.Connection, table: str, id_: str, row: dict[str, Any]) -> bool:
     """Change the row with public id `id_`; False where there is none."""
     changes = ", ".join(f"{column} = :{column}" for column in row)
-    statement = f"UPDATE {table} SET {changes} WHERE public_id = :public_id"  # noqa: S608
+    condition = "public_id = :public_id AND deleted_at IS NULL"
+    statement = f"UPDATE {table} SET {changes} WHERE {condition}"  # noqa: S608  (our own names)
     return connection.execute(statement, {**row, "public_id": id_}).rowcount > 0
 
 
-def delete(database: Database, table: str, id_: str, prefix: str) -> bool:
-    """Delete the row of a record; False where there is none."""
+def delete(database: Database, table: str, id_: str, prefix: str, cleared: dict[str, Any]) -> bool:
+    """Delete a record for good; False where there is none.
+
+    Its row keeps no more than that there was one: `cleared` is what takes the place of the rest.
+    """
     try:
         key = public_id(id_, prefix)
     except KeyError:
         return False
-    statement = f"DELETE FROM {table} WHERE public_id = ?"  # noqa: S608  (our own names)
-    return database.write(lambda connection: connection.execute(statement, (key,)).rowcount > 0)
+    row = {**cleared, "deleted_at": now()}
+    return database.write(lambda connection: update(connection, table, key, row))

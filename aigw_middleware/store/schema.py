@@ -21,7 +21,8 @@ MIGRATIONS = (
             disabled INTEGER NOT NULL,
             limits TEXT NOT NULL,
             models TEXT,
-            networks TEXT NOT NULL
+            networks TEXT NOT NULL,
+            deleted_at INTEGER
         ) STRICT
         """,
         """
@@ -37,7 +38,8 @@ MIGRATIONS = (
             redacted TEXT NOT NULL,
             master TEXT NOT NULL,
             wrapped BLOB NOT NULL,
-            sealed BLOB NOT NULL
+            sealed BLOB NOT NULL,
+            deleted_at INTEGER
         ) STRICT
         """,
         "CREATE INDEX provider_keys_of ON provider_keys (provider, number DESC)",
@@ -45,5 +47,6 @@ MIGRATIONS = (
 )
 """Each step from an empty database to the present schema, as statements; the version counts them.
 
-Times are microseconds since 1970 (UTC), lists are JSON.
+A deleted record keeps its number, its public id and the time: its id is never given again, and a
+page that begins at it still knows where. Times are microseconds since 1970 (UTC), lists are JSON.
 """
