@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from .denial import Denial, refuse
 from .environ import full_path
 from .key_auth import KeyAuth
+from .management import ManagementAPI
 from .providers import CATALOGUE, Provider
 from .stack import stack
 from .store import Store, open_store
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_STORE = "sqlite:///aigw.db"
 DEFAULT_COUNTERS = "memory:"
 HEALTH = "/healthz"
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 _NOT_FOUND = Denial("not_found", "The gateway serves no such path.")
 
@@ -58,6 +61,23 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
         UpstreamForwarder(_own_paths, upstream=providers, store=store),
         partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters),
     )
+
+
+def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication:
+    """Build the management API for the address that it is served on.
+
+    Raises:
+        ValueError: `AIGW_ADMIN_TOKEN` is not set.
+        StoreUnavailable: the store cannot be opened.
+    """
+    token = variables.get("AIGW_ADMIN_TOKEN")
+    if not token:
+        raise ValueError("AIGW_ADMIN_TOKEN is not set; the management API asks for it")
+    store = open_store(
+        variables.get("AIGW_STORE") or DEFAULT_STORE, secret=variables.get("AIGW_SECRET")
+    )
+    host = bind.rpartition(":")[0] or bind
+    return ManagementAPI(store, token, allowed_hosts=_LOOPBACK if host in _LOOPBACK else ())
 
 
 def configured_providers(variables: Mapping[str, str]) -> list[Provider]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -99,8 +101,8 @@ def test_a_table_for_people_shows_no_instruction_to_the_terminal(store_url: str)
 
 
 MISTAKES = [
-    pytest.param(["keys", "get", "aigk_none"], 1, "no key aigk_none", id="an unknown key"),
-    pytest.param(["keys", "list", "--before-id", "aigk_none"], 1, "no key", id="an unknown page"),
+    pytest.param(["keys", "get", "aigk_none"], 1, "no record aigk_none", id="an unknown key"),
+    pytest.param(["keys", "list", "--before-id", "aigk_none"], 1, "no record", id="an unknown page"),
     pytest.param(["keys", "create", "--limit", "x"], 2, "limits: 'x'", id="a wrong limit"),
     pytest.param(["keys", "create", "--expires", "soon"], 2, "soon", id="a wrong expiry"),
     pytest.param(["keys", "create", "--expires", "2030-01-01T00:00:00"], 2, "time zone", id="no zone"),
@@ -108,6 +110,14 @@ MISTAKES = [
     pytest.param(["keys", "list", "--page-size", "0"], 2, "page-size", id="a page of nothing"),
     pytest.param(["keys", "create", "--store", "mysql://x"], 2, "store: ", id="a wrong store"),
     pytest.param(["keys", "list", "--store", "sqlite:////no/such/dir/x"], 2, "cannot be made", id="a store that is not there"),
+    pytest.param(["keys", "update", "aigk_none", "--name", "x"], 1, "no record", id="changing nothing"),
+    pytest.param(["keys", "update", "aigk_none"], 2, "at least one", id="no change"),
+    pytest.param(["keys", "rotate", "aigk_none", "--grace", "x"], 2, "no span", id="no grace"),
+    pytest.param(["keys", "rotate", "aigk_none", "--grace", "31d"], 2, "grace: ", id="a long grace"),
+    pytest.param(["provider-keys", "rotate", "aigpk_none", "--from-env", "NONE"], 2, "NONE", id="no variable"),
+    pytest.param(["provider-keys", "add", "openai", "--from-file", "/no/file"], 2, "cannot be read", id="no file"),
+    pytest.param(["store", "rekey"], 2, "AIGW_SECRET_OLD", id="rekey without the old secret"),
+    pytest.param(["serve", "--admin-bind", "127.0.0.1:0"], 2, "no provider has a key", id="serving nothing apart"),
     pytest.param(["keys", "explode"], 2, "No such command", id="an unknown command"),
     pytest.param(["serve"], 2, "no provider has a key", id="serving nothing"),
 ]  # fmt: skip
@@ -125,6 +135,126 @@ def test_mistakes_are_one_line_and_an_exit_code(
     assert result.exit_code == code
     assert told in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_key_is_changed_and_rotated(store_url: str) -> None:
+    """`update` changes what is given, an empty text clears a list, `rotate` prints a new token."""
+    made = json.loads(
+        run(
+            "keys", "create", "--limit", "5/min", "--expires", "30d", "--json", store=store_url
+        ).stdout
+    )
+    changed = run(
+        "keys", "update", made["id"], "--name", "web", "--limit", "", "--expires", "never",
+        "--model", "gpt-4o", "--disable", "--json", store=store_url,
+    )  # fmt: skip
+    document = json.loads(changed.stdout)
+    wanted = {
+        "name": "web",
+        "limits": [],
+        "expires_at": None,
+        "models": ["gpt-4o"],
+        "disabled": True,
+    }
+    assert {name: document[name] for name in wanted} == wanted
+    again = run("keys", "update", made["id"], "--model", "", "--enable", "--json", store=store_url)
+    assert json.loads(again.stdout)["models"] is None
+    rotated = run("keys", "rotate", made["id"], "--grace", "0", store=store_url).stdout.strip()
+    keys = open_store(store_url).keys
+    assert keys.verify(made["token"]) is None
+    assert keys.verify(rotated) is not None
+
+
+SECRET = "a master secret for the tests"
+
+
+@pytest.mark.parametrize("way", ["input", "env", "file"])
+def test_a_provider_key_comes_in_by_every_way_but_an_argument(
+    way: str, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard input, a variable or a file; it is sealed, shown redacted, rotated and deleted."""
+    monkeypatch.setenv("AIGW_SECRET", SECRET)
+    secret = "sk-live-0123456789abcdefghij"
+    monkeypatch.setenv("MY_KEY", f"{secret}\n")
+    (tmp_path / "key").write_text(f"{secret}\n")
+    args = {
+        "input": [],
+        "env": ["--from-env", "MY_KEY"],
+        "file": ["--from-file", f"{tmp_path}/key"],
+    }
+    added = run(
+        "provider-keys", "add", "openai", *args[way], "--json", store=store_url, input=secret
+    )
+    assert added.exit_code == 0, added.output
+    record = json.loads(added.stdout)
+    assert open_store(store_url).provider_keys.secrets("openai") == (secret,)
+    listed = run("provider-keys", "list", store=store_url).output
+    assert "***ghij" in listed
+    assert secret not in listed + added.output
+    run("provider-keys", "rotate", record["id"], store=store_url, input="sk-other")
+    assert open_store(store_url).provider_keys.secrets("openai") == ("sk-other",)
+    assert run("provider-keys", "delete", record["id"], store=store_url).exit_code == 0
+    assert run("provider-keys", "delete", record["id"], store=store_url).exit_code == 1
+
+
+def test_a_store_is_copied_while_it_is_in_use(store_url: str, tmp_path: Path) -> None:
+    """`store backup` is whole: each key that was there works from the copy."""
+    keys = open_store(store_url).keys
+    stop = threading.Event()
+    made: list[str] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            made.append(keys.create()[1])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while len(made) < 5:
+        pass
+    before = list(made)
+    copy = tmp_path / "copy.db"
+    done = run("store", "backup", str(copy), store=store_url)
+    stop.set()
+    thread.join()
+    assert done.exit_code == 0, done.output
+    restored = open_store(f"sqlite:///{copy}")
+    assert all(restored.keys.verify(token) is not None for token in before)
+    assert restored.check() == []
+    assert copy.stat().st_mode & 0o077 == 0
+    assert run("store", "backup", str(copy), store=store_url).exit_code == 1
+
+
+def test_the_master_secret_is_changed_by_command(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`store rekey` once, again, and `store check` before and after."""
+    monkeypatch.setenv("AIGW_SECRET", SECRET)
+    run("provider-keys", "add", "openai", store=store_url, input="sk-x")
+    assert "1 secrets open" in run("store", "check", store=store_url).output
+    open_store(store_url).close()
+    monkeypatch.setenv("AIGW_SECRET", "the new secret of this store")
+    assert run("store", "check", store=store_url).exit_code == 2
+    monkeypatch.setenv("AIGW_SECRET_OLD", SECRET)
+    assert "1 secrets were" in run("store", "rekey", store=store_url).output
+    assert "0 secrets were" in run("store", "rekey", store=store_url).output
+    assert run("store", "check", store=store_url).exit_code == 0
+
+
+def test_a_damaged_store_is_told(store_url: str, tmp_path: Path) -> None:
+    """`store check` exits with 1 or 2 and never says that all is well."""
+    keys = open_store(store_url).keys
+    for _ in range(50):
+        keys.create(metadata="x" * 2000)
+    open_store(store_url).close()
+    with sqlite3.connect(tmp_path / "aigw.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with (tmp_path / "aigw.db").open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(os.urandom(4096))
+    result = run("store", "check", store=store_url)
+    assert result.exit_code in (1, 2)
+    assert "whole" not in result.output
 
 
 def test_without_the_extra_the_command_says_what_to_install() -> None:
@@ -198,7 +328,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def gateway(*args: str, **variables: str) -> Any:
+def gateway(*args: str, pass_fds: Any = (), **variables: str) -> Any:
     """Run `aigw serve` on a free port; yield its URL and the process."""
     import socket
 
@@ -208,7 +338,7 @@ def gateway(*args: str, **variables: str) -> Any:
         process = subprocess.Popen(
             [sys.executable, "-m", "aigw_middleware", "serve", "--bind", f"fd://{fd}", *args],
             env=clean_environment(**variables),
-            pass_fds=[fd],
+            pass_fds=[fd, *pass_fds],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -247,6 +377,35 @@ def test_serve_runs_the_gateway(worker_class: str, store_url: str) -> None:
             command_lines = processes_of(process.pid)
     assert command_lines
     assert all("sk-env" not in line and token not in line for line in command_lines)
+
+
+def test_serve_runs_the_management_api_apart(store_url: str) -> None:
+    """--admin-bind: another address, its own process, the admin token; one command ends both."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        admin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        variables = {
+            "AIGW_STORE": store_url,
+            "AIGW_ADMIN_TOKEN": "admin-0123456789",
+            "OPENAI_API_KEY": "sk-env",
+        }
+        args = ["--admin-bind", f"fd://{fd}"]
+        with gateway(*args, pass_fds=[fd], **variables) as (url, process):
+            head = {"Authorization": "Bearer admin-0123456789"}
+            made = requests.post(f"{admin}/ai_gateway_api_keys", json={}, headers=head, timeout=30)
+            assert made.status_code == 201
+            key = {"x-api-key": made.json()["token"]}
+            assert requests.get(f"{url}/nothing", headers=key, timeout=30).status_code == 404
+            assert (
+                requests.get(f"{url}/ai_gateway_api_keys", headers=head, timeout=30).status_code
+                == 401
+            )
+            uri = f"{admin}/ai_gateway_api_keys/{made.json()['id']}"
+            assert requests.delete(uri, headers=head, timeout=30).status_code == 204
+            assert requests.get(f"{url}/nothing", headers=key, timeout=30).status_code == 401
+        assert process.returncode == 0
 
 
 def processes_of(pid: int) -> list[str]:

@@ -10,7 +10,9 @@ from .. import __version__
 from ..errors import StoreUnavailable
 from .demo import demo
 from .keys import keys
+from .provider_keys import provider_keys
 from .serve import serve
+from .store import store
 
 
 class _Group(click.Group):
@@ -35,3 +37,5 @@ def aigw() -> None:
 aigw.add_command(demo)
 aigw.add_command(serve)
 aigw.add_command(keys)
+aigw.add_command(provider_keys)
+aigw.add_command(store)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..wsgi import DEFAULT_COUNTERS, DEFAULT_STORE, build
+from ..wsgi import DEFAULT_COUNTERS, DEFAULT_STORE, build, build_management
+from .together import together
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -44,14 +46,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where limits are counted. [env: AIGW_COUNTERS]",
 )
+@click.option(
+    "--admin-bind",
+    default=None,
+    help="Address of the management API, apart from the gateway's; it needs AIGW_ADMIN_TOKEN.",
+)
 def serve(
-    bind: str, workers: int, threads: int, worker_class: str, store: str, counters: str
+    bind: str,
+    workers: int,
+    threads: int,
+    worker_class: str,
+    store: str,
+    counters: str,
+    admin_bind: str | None,
 ) -> None:
-    """Run the gateway for every provider that has a key in the environment.
+    """Run the gateway for every provider that has a key.
 
-    Provider keys come from the variables that the SDKs know (OPENAI_API_KEY,
-    ANTHROPIC_API_KEY, GOOGLE_API_KEY, ...), other addresses from OPENAI_BASE_URL and the like. A
-    gateway key is asked for on every path but /healthz; `aigw keys create` makes one.
+    Provider keys come from the store (`aigw provider-keys add`) and from the variables that the
+    SDKs know (OPENAI_API_KEY, ANTHROPIC_API_KEY, GOOGLE_API_KEY, ...), other addresses from
+    OPENAI_BASE_URL and the like. A gateway key is asked for on every path but /healthz; `aigw
+    keys create` makes one.
     """
     if worker_class == "gevent":
         _patch_for_gevent()
@@ -61,8 +75,17 @@ def serve(
             f"together they admit up to {workers} times a limit",
             err=True,
         )
-    application = build({**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters})
-    options = {
+    settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
+    gateway = partial(_run, build(settings), _options(bind, workers, threads, worker_class))
+    if admin_bind is None:
+        gateway()
+        return
+    api = build_management(settings, admin_bind)
+    together([gateway, partial(_run, api, _options(admin_bind, 1, 8, "gthread"))])
+
+
+def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[str, Any]:
+    return {
         "bind": bind,
         "workers": workers,
         "threads": threads,
@@ -76,7 +99,6 @@ def serve(
         # Nobody is to steer the gateway by a socket in the home directory.
         "control_socket_disable": True,
     }
-    _run(application, options)
 
 
 def _patch_for_gevent() -> None:

@@ -109,6 +109,27 @@ class SQLiteDatabase:
             self._word.bump()
             return result
 
+    def backup(self, path: str) -> None:
+        """Copy the database to a file that is for its owner alone."""
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be made: {error}") from error
+
+        def work(connection: sqlite3.Connection) -> None:
+            copy = sqlite3.connect(path)
+            try:
+                connection.backup(copy)
+            finally:
+                copy.close()
+
+        self.read(work)
+
+    def check(self) -> list[str]:
+        """Return what SQLite's own check finds; empty for nothing."""
+        found = self.read(lambda c: c.execute("PRAGMA integrity_check").fetchall())
+        return [row[0] for row in found if row[0] != "ok"]
+
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection of this process; one that failed is not lent again."""

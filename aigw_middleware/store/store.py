@@ -28,6 +28,18 @@ class Store:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} in {self._database!r}>"
 
+    def backup(self, path: str) -> None:
+        """Write a whole copy of the records to the file `path`, also while they are in use.
+
+        Raises:
+            StoreUnavailable: it cannot be written.
+        """
+        self._database.backup(path)
+
+    def check(self) -> list[str]:
+        """Return what the database finds wrong with itself; empty for nothing."""
+        return self._database.check()
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""

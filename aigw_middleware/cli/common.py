@@ -1,0 +1,74 @@
+"""What the parts of the command share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from ..store import Store, open_store
+from ..wsgi import DEFAULT_STORE
+
+T = TypeVar("T")
+
+store_option = click.option(
+    "--store",
+    "store_url",
+    envvar="AIGW_STORE",
+    default=DEFAULT_STORE,
+    show_default=True,
+    help="Where the records are. [env: AIGW_STORE]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+page_size_option = click.option(
+    "--page-size", type=click.IntRange(1, 100), default=100, help="Records at most."
+)
+before_id_option = click.option(
+    "--before-id", default=None, help="Only records made before that one."
+)
+
+
+def found(look_up: Callable[[Store], T], store_url: str, id_: str | None) -> T:
+    """Return what `look_up` finds; exit code 1 where there is no such record."""
+    try:
+        return look_up(open_store(store_url))
+    except KeyError:
+        raise click.ClickException(f"there is no record {id_}") from None
+
+
+def print_table(columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table; in a pipe, where nothing tells a width, without cutting anything off."""
+    table = Table(*(Column(column, no_wrap=column == "id") for column in columns), box=None)
+    for row in rows:
+        table.add_row(*(plain(shown(value)) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def print_record(document: Mapping[str, Any]) -> None:
+    """Print a record, a line a field."""
+    table = Table(show_header=False, box=None)
+    for field, value in document.items():
+        table.add_row(field, plain(shown(value)))
+    Console().print(table)
+
+
+def shown(value: Any) -> str:
+    """Return a value as people read it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(value)
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "" if value is None else str(value)
+
+
+def plain(text: str) -> str:
+    """Escape what a terminal or rich would take for an instruction."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

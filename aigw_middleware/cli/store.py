@@ -1,0 +1,57 @@
+"""`aigw store`: look after the store itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from ..keys.sealing import Sealer
+from ..store import open_store
+from .common import store_option
+
+
+@click.group()
+def store() -> None:
+    """Copy the store, check it, or change the secret that seals it."""
+
+
+@store.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@store_option
+def backup(file: Path, store_url: str) -> None:
+    """Write a whole copy of the store to FILE, also while it is in use."""
+    if file.exists():
+        raise click.ClickException(f"{file} is there already")
+    open_store(store_url).backup(str(file))
+    click.echo(f"The store was copied to {file}.", err=True)
+
+
+@store.command()
+@store_option
+def check(store_url: str) -> None:
+    """Check the database, and open every sealed secret once."""
+    opened = open_store(store_url)
+    problems = opened.check()
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise click.ClickException("the store is damaged")
+    click.echo(f"The store is whole; {opened.provider_keys.check()} secrets open.", err=True)
+
+
+@store.command()
+@store_option
+def rekey(store_url: str) -> None:
+    """Seal everything with AIGW_SECRET instead of AIGW_SECRET_OLD.
+
+    It may be interrupted and run again; when everything is done, running it is harmless.
+    """
+    old = os.environ.get("AIGW_SECRET_OLD")
+    if not old:
+        raise click.UsageError("AIGW_SECRET_OLD is not set; it is the secret until now")
+    if not os.environ.get("AIGW_SECRET"):
+        raise click.UsageError("AIGW_SECRET is not set; it is the secret from now on")
+    count = open_store(store_url).provider_keys.rekey(Sealer(old))
+    click.echo(f"{count} secrets were sealed anew.", err=True)
