@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
     from .store import open_store
     from .upstream_forwarder import UpstreamForwarder
+    from .usage import Usage
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "StaticKeys",
     "StoreUnavailable",
     "UpstreamForwarder",
+    "Usage",
     "open_counters",
     "open_store",
     "stack",
@@ -73,6 +75,7 @@ _HOMES = {
     "StaticKeys": ".keys",
     "StoreUnavailable": ".errors",
     "UpstreamForwarder": ".upstream_forwarder",
+    "Usage": ".usage",
     "open_counters": ".counters",
     "open_store": ".store",
 }

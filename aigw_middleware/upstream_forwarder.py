@@ -20,11 +20,14 @@ from .environ import (
     BODY,
     BYPASSED,
     DECISIONS,
+    KEY,
     KEY_ALIVE,
     MODEL,
     PROVIDER,
+    USAGE,
     WATCHED,
     enter,
+    full_path,
     request_id,
 )
 from .errors import (
@@ -94,7 +97,8 @@ class UpstreamForwarder:
         app: where requests go whose path belongs to no AI API; None: this is the end.
         upstream: a URL, a `Provider`, or several of those in order of preference.
         api_key: the key for a plain URL, sent in the header of the path's dialect; None for none.
-        store: a store, or its URL, that has keys for the providers that were given none. A key
+        store: a store, or its URL, that has keys for the providers that were given none, and
+            in which usage is booked: a row a request, before its last bytes are handed on. A key
             that is added, rotated or deleted there counts from the next request on.
         connect_timeout: seconds for connecting, TLS included.
         first_byte_timeout: seconds until the answer's head, and again until its first byte.
@@ -265,7 +269,7 @@ class UpstreamForwarder:
             left = min(self._timeouts.first_byte, deadline - time.monotonic())
             first = response.read(left)
             if response.status >= 400 and candidate.secret:
-                return self._begin_error(response, candidate, first, deadline)
+                return self._begin_error(response, candidate, first, started, deadline)
         except UpstreamError as error:
             response.close()
             error.sent = True
@@ -274,10 +278,15 @@ class UpstreamForwarder:
             response.close()
             raise
         headers = redact_headers(response.headers, [candidate.secret] if candidate.secret else [])
-        return _Answer(response, headers, first, deadline, stream)
+        return _Answer(response, headers, first, deadline, stream, started, time.monotonic())
 
     def _begin_error(
-        self, response: Response, candidate: Candidate, first: bytes, deadline: float
+        self,
+        response: Response,
+        candidate: Candidate,
+        first: bytes,
+        started: float,
+        deadline: float,
     ) -> _Answer | Denial:
         """Read an error answer whole: what it repeats of our key is taken out."""
         body = bytearray(first)
@@ -297,7 +306,8 @@ class UpstreamForwarder:
         headers = redact_headers(response.headers, [candidate.secret])
         if data != bytes(body):
             headers = _replaced_length(headers, len(data), decoded=decoded)
-        return _Answer(response, headers, data, deadline, is_event_stream(headers))
+        stream = is_event_stream(headers)
+        return _Answer(response, headers, data, deadline, stream, started, time.monotonic())
 
     def _respond(
         self, environ: WSGIEnvironment, start_response: StartResponse, answer: _Answer
@@ -306,9 +316,13 @@ class UpstreamForwarder:
         headers = response_headers(answer.headers, request_id(environ))
         if response.status in (204, 304):  # neither has a body, whatever the upstream announces
             headers = [header for header in headers if header[0].lower() != "content-length"]
-        start_response(status_line(response.status, response.reason), headers)
+        on_end = self._booking(environ, answer)
         if not answer.first:
             response.close()
+            if on_end is not None:
+                on_end()
+        start_response(status_line(response.status, response.reason), headers)
+        if not answer.first:
             return []
         environ[WATCHED] = True
         return ForwardedBody(
@@ -318,7 +332,35 @@ class UpstreamForwarder:
             deadline=answer.deadline,
             error_event=_error_event(environ) if answer.stream else None,
             alive=environ.get(KEY_ALIVE),
+            on_end=on_end,
         )
+
+    def _booking(self, environ: WSGIEnvironment, answer: _Answer) -> Callable[[], None] | None:
+        """Return what books the request's usage in the store, None where there is no store."""
+        store = self._store
+        if store is None:
+            return None
+        key = environ.get(KEY)
+        provider, model = environ.get(PROVIDER), environ.get(MODEL)
+        path, id_ = full_path(environ), request_id(environ)
+
+        def book() -> None:
+            try:
+                store.usage.book(
+                    request_id=id_,
+                    key_id=None if key is None else key.id,
+                    provider=provider,
+                    model=model,
+                    path=path,
+                    status=answer.response.status,
+                    usage=environ.get(USAGE),
+                    duration=time.monotonic() - answer.started,
+                    first_byte=answer.first_byte - answer.started,
+                )
+            except OSError as error:
+                logger.error("usage of request %s cannot be kept: %s", id_, error)
+
+        return book
 
 
 class _Plan(NamedTuple):
@@ -348,6 +390,8 @@ class _Answer(NamedTuple):
     first: bytes
     deadline: float
     stream: bool
+    started: float
+    first_byte: float
 
 
 def _resolved_store(store: Store | str) -> Store:

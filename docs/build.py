@@ -13,6 +13,8 @@ from typing import Any
 
 import aigw_middleware
 from aigw_middleware.store.keys import KeyStore
+from aigw_middleware.store.provider_keys import ProviderKeyStore
+from aigw_middleware.store.usage import UsageStore
 
 HERE = Path(__file__).parent
 PAGES = {
@@ -30,6 +32,15 @@ PAGES = {
     "open_counters": "open-counters",
     "ApiKey": "api-key",
     "Decision": "decision",
+    "Usage": "usage",
+}
+TABLES = {
+    "keys": (KeyStore, ("create", "get", "list", "update", "rotate", "delete", "verify")),
+    "provider_keys": (
+        ProviderKeyStore,
+        ("create", "get", "list", "update", "rotate", "delete"),
+    ),
+    "usage": (UsageStore, ("totals", "book")),
 }
 HEADINGS = {"Args": "Options", "Raises": "Errors", "Returns": "Returns", "Attributes": "Attributes"}
 
@@ -44,18 +55,19 @@ def page(name: str) -> str:
         parts.append(inspect.cleandoc(module.__doc__ or ""))
     parts += [f"```python\n{signature(name, item)}\n```", *sections(item)]
     if name == "open_store":
-        parts += keys_reference()
+        for attribute, (cls, methods) in TABLES.items():
+            parts += reference(attribute, cls, methods)
     return "\n\n".join(parts) + "\n"
 
 
-def keys_reference() -> Iterator[str]:
-    """Yield the reference of `store.keys`."""
-    yield "## `store.keys`"
-    yield inspect.cleandoc(KeyStore.__doc__ or "")
-    for name in ("create", "get", "list", "update", "rotate", "delete", "verify"):
-        method = getattr(KeyStore, name)
-        yield f"### `keys.{name}`"
-        yield f"```python\n{signature(f'keys.{name}', method)}\n```"
+def reference(attribute: str, cls: type, methods: tuple[str, ...]) -> Iterator[str]:
+    """Yield the reference of a part of the store, such as `store.keys`."""
+    yield f"## `store.{attribute}`"
+    yield code_blocks(re.split(r"\nArgs:\n", inspect.cleandoc(cls.__doc__ or ""))[0]).strip()
+    for name in methods:
+        method = getattr(cls, name)
+        yield f"### `{attribute}.{name}`"
+        yield f"```python\n{signature(f'{attribute}.{name}', method)}\n```"
         yield from sections(method, level=4)
 
 

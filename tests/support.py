@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -263,3 +265,17 @@ def answering(*parts: bytes, keep: bool = False) -> Callable[..., bool]:
         return keep
 
     return handler
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """Run `work` in a forked child; whether it returned True. Whatever it raises ends there."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if work() else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0

@@ -22,6 +22,8 @@ from aigw_middleware.keys import TOKEN_PATTERN
 from aigw_middleware.keys.token import new_token, public_id_of
 from aigw_middleware.store.schema import MIGRATIONS
 
+from .support import in_child
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
@@ -243,7 +245,18 @@ def test_files_are_for_their_owner_alone(url: str, tmp_path: Path) -> None:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
         os.umask(mask)
-    assert modes == dict.fromkeys(("aigw.db", "aigw.db-wal", "aigw.db-shm", "aigw.db-word"), 0o600)
+    assert modes == dict.fromkeys(
+        (
+            "aigw.db",
+            "aigw.db-wal",
+            "aigw.db-shm",
+            "aigw.db-word",
+            "aigw.db-usage",
+            "aigw.db-usage-wal",
+            "aigw.db-usage-shm",
+        ),
+        0o600,
+    )
 
 
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
@@ -378,14 +391,8 @@ def test_a_forked_child_uses_connections_of_its_own(url: str) -> None:
     """RUN-2: a store that was used before the fork works in the children and in the parent."""
     store = open_store(url)
     key, token = store.keys.create()
-    pids = []
     for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            ok = store.keys.verify(token) is not None and store.keys.create() is not None
-            os._exit(0 if ok else 1)
-        pids.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
+        assert in_child(lambda: store.keys.verify(token) == key and bool(store.keys.create()))
     assert len(store.keys.list()) == 5
     assert store.keys.delete(key.id)
     assert store.keys.verify(token) is None

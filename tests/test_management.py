@@ -49,7 +49,6 @@ def test_a_key_is_created_shown_changed_rotated_and_deleted(api: Any, store: Sto
     assert made.status == 201
     document = made.json
     token = document.pop("token")
-    assert store.keys.verify(token) is not None
     uri = f"http://127.0.0.1:8081{KEYS}/{document['id']}"
     assert document["uri"] == uri == made.headers["Location"]
     assert (document["description"], document["limits"]) == ("My app", ["5/min"])
@@ -60,6 +59,8 @@ def test_a_key_is_created_shown_changed_rotated_and_deleted(api: Any, store: Sto
         "uri": f"http://127.0.0.1:8081{KEYS}",
         "next_page_uri": None,
     }
+    assert store.keys.verify(token) is not None
+    assert ask(api, "GET", one).json["last_used"] is not None
     changed = ask(api, "PATCH", one, {"name": "web", "limits": None, "disabled": True})
     assert (changed.json["name"], changed.json["limits"], changed.json["description"]) == (
         "web", [], "My app",

@@ -13,6 +13,7 @@ from .keys import keys
 from .provider_keys import provider_keys
 from .serve import serve
 from .store import store
+from .usage import usage
 
 
 class _Group(click.Group):
@@ -39,3 +40,4 @@ aigw.add_command(serve)
 aigw.add_command(keys)
 aigw.add_command(provider_keys)
 aigw.add_command(store)
+aigw.add_command(usage)

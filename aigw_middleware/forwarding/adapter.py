@@ -103,6 +103,11 @@ class _AdapterResponse:
         headers = getattr(self._raw, "headers", None) or response.headers
         self.headers = [(str(name), str(value)) for name, value in headers.items()]
 
+    @property
+    def done(self) -> bool:
+        """Whether the body's end was read; without a length only an empty read tells."""
+        return getattr(self._raw, "length_remaining", None) == 0
+
     def read(self, seconds: float) -> bytes:
         """Return what has come next; empty at the end."""
         if seconds <= 0:

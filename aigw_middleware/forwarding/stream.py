@@ -24,6 +24,7 @@ class ForwardedBody:
         deadline: the `time.monotonic()` at which it must be over.
         error_event: returns the event that tells of an error; None for no event stream.
         alive: tells whether the client's key is still good; None where nobody can revoke it.
+        on_end: called once, before the last bytes are handed on, or in `close` at the latest.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ForwardedBody:
         deadline: float,
         error_event: Callable[[GatewayError], bytes] | None,
         alive: Callable[[], bool] | None = None,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         self._response = response
         self._first = first
@@ -42,6 +44,7 @@ class ForwardedBody:
         self._deadline = deadline
         self._error_event = error_event
         self._alive = alive
+        self._on_end = on_end
         self._error: GatewayError | None = None
         self._ends_event = True
         # Held by whoever closes the response or shuts it down: a descriptor's number is used
@@ -61,7 +64,10 @@ class ForwardedBody:
         else:
             data = self._read()
         if not data:
+            self._end()
             raise StopIteration
+        if self._response.done:
+            self._end()
         self._ends_event = data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
         return data
 
@@ -105,8 +111,14 @@ class ForwardedBody:
             return KeyRevoked("the key of this stream was revoked")
         return error
 
+    def _end(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
+
     def close(self) -> None:
         """Let go of the provider's connection; the server calls it whatever happened."""
+        self._end()
         if self._alive is not None:
             watchdog.remove(self)
         with self._lock:

@@ -89,6 +89,10 @@ class Response(Protocol):
     reason: str
     headers: list[tuple[str, str]]
 
+    @property
+    def done(self) -> bool:
+        """Whether the body's end is known to have been read."""
+
     def read(self, seconds: float) -> bytes:
         """Return what has come next, waiting at most `seconds`; empty at the whole body's end.
 
@@ -289,6 +293,10 @@ class _SocketResponse:
         self._left = frame.length
         self._done = frame.length == 0
         self._closed = False
+
+    @property
+    def done(self) -> bool:
+        return self._done
 
     def read(self, seconds: float) -> bytes:
         deadline = time.monotonic() + seconds

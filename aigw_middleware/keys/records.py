@@ -19,7 +19,8 @@ class ApiKey:
         created_at: when it was made, UTC.
         updated_at: when its record last changed, UTC.
         expires_at: from when on it is refused, UTC; None for never.
-        last_used: when it last let a request in, UTC, to the second; None for never.
+        last_used: when it last let a request in, UTC, to the second; None for never, and in
+            the record that a request finds in its environ.
         disabled: whether it is refused for now.
         redacted: the form of its token that may be shown.
         limits: its limits (`"100/min"`), counted for this key alone.

@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class ManagementAPI:
             [
                 Rule("/healthz", endpoint=_healthz, methods=["GET"]),
                 Rule("/openapi.json", endpoint=_openapi, methods=["GET"]),
+                Rule("/usage", endpoint=_usage, methods=["GET"]),
                 *_resource(KEYS, _KeyRoutes()),
                 *_resource(PROVIDER_KEYS, _ProviderKeyRoutes()),
             ],
@@ -156,6 +158,35 @@ def _healthz(store: Store, request: Request) -> Response:
 
 def _openapi(store: Store, request: Request) -> Response:
     return _json(openapi_document(request.host_url.rstrip("/")))
+
+
+def _usage(store: Store, request: Request) -> Response:
+    """`GET /usage`: sums by key, model, provider or day."""
+    for name in request.args:
+        if name not in ("by", "since", "until"):
+            raise APIError(400, "UNKNOWN_PARAMETER", "The query has an unknown parameter.")
+    by = request.args.get("by", "key")
+    try:
+        since, until = (_moment(request, name) for name in ("since", "until"))
+        rows = store.usage.totals(by=by, since=since, until=until)
+    except ValueError as error:
+        field = str(error).partition(": ")[0]
+        raise APIError(400, "INVALID_PARAMETER", f"{field} is not valid.", field=field) from None
+    return _json({"usage": rows, "uri": request.url, "by": by})
+
+
+def _moment(request: Request, name: str) -> datetime | None:
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        # A plus sign in a query is a space unless it was quoted.
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError:
+        raise ValueError(f"{name}: no RFC 3339 time") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{name}: no time zone")
+    return moment
 
 
 def _body(request: Request, *, optional: bool = False) -> Json:

@@ -93,6 +93,33 @@ _PAGING = [
     },
     {"name": "before_id", "in": "query", "schema": _TEXT},
 ]
+_SPAN = [
+    {
+        "name": "by",
+        "in": "query",
+        "schema": {"enum": ["key", "model", "provider", "day"], "default": "key"},
+    },
+    {"name": "since", "in": "query", "schema": _TIME},
+    {"name": "until", "in": "query", "schema": _TIME},
+]
+_NAME = {"type": ["string", "null"]}
+_COUNT = {"type": "integer"}
+_SUM = {
+    "type": "object",
+    "properties": {
+        "key": _NAME,
+        "model": _NAME,
+        "provider": _NAME,
+        "day": _NAME,
+        "requests": _COUNT,
+        "input_tokens": _COUNT,
+        "output_tokens": _COUNT,
+        "cached_input_tokens": _COUNT,
+        "cost": {"type": ["number", "null"]},
+    },
+    "required": ["requests", "input_tokens", "output_tokens", "cached_input_tokens", "cost"],
+    "additionalProperties": False,
+}
 _ID = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
 
 
@@ -157,9 +184,16 @@ def document(server: str) -> Json:
         "KeyList": _list("ai_gateway_api_keys", "Key"),
         "ProviderKey": _object(_PROVIDER_KEY),
         "ProviderKeyList": _list("provider_keys", "ProviderKey"),
+        "Usage": _object({"usage": {"type": "array", "items": _SUM}, "uri": _TEXT, "by": _TEXT}),
         "Error": _object(_ERROR),
     }
     paths = {
+        "/usage": {
+            "get": _operation(
+                "getUsage", "Sum up what was used", {"200": _answer("Usage", "The sums")},
+                parameters=_SPAN,
+            ),
+        },
         **_resource(
             "ai_gateway_api_keys", "gateway key", "Key", _written(fields.KEY_FIELDS),
             _written(fields.KEY_CHANGES), _written(fields.GRACE), True,

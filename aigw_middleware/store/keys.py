@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import hmac
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +24,8 @@ from .rows import UNSET, Database
 
 if TYPE_CHECKING:
     import sqlite3
+
+    from .usage import UsageStore
 
 PREFIX = "aigk_"
 LONGEST_GRACE = 30 * 86_400
@@ -68,8 +72,9 @@ class _Verified(NamedTuple):
 class KeyStore:
     """Create, look up, change and delete gateway keys; `store.keys`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, usage: UsageStore) -> None:
         self._database = database
+        self._usage = usage
         self._cache: LRUCache[str, _Verified] = LRUCache(_CACHED)
         self._cache_lock = Lock()
 
@@ -135,7 +140,9 @@ class KeyStore:
             KeyError: there is none.
         """
         public_id = rows.public_id(id, PREFIX)
-        return self._database.read(lambda connection: _present(connection, public_id))
+        return self._with_last_used(
+            [self._database.read(lambda connection: _present(connection, public_id))]
+        )[0]
 
     def list(self, limit: int = 100, before_id: str | None = None) -> list[ApiKey]:
         """Return keys, the newest first.
@@ -149,7 +156,7 @@ class KeyStore:
             KeyError: there is no key `before_id`.
         """
         found = rows.page(self._database, "keys", _COLUMNS, PREFIX, limit, before_id)
-        return [_record(row) for row in found]
+        return self._with_last_used([_record(row) for row in found])
 
     def update(
         self,
@@ -223,7 +230,7 @@ class KeyStore:
             rows.update(connection, "keys", public_id, row)
             return _present(connection, public_id)
 
-        return self._database.write(work), made.token
+        return self._with_last_used([self._database.write(work)])[0], made.token
 
     def delete(self, id: str) -> bool:
         """Delete a key for good; True, or False where there was none.
@@ -259,7 +266,10 @@ class KeyStore:
         key = found.key
         if key is None or not key.is_live(datetime.now(UTC)):
             return None
-        return key if endpoint is None or key.endpoint_id in (None, endpoint) else None
+        if endpoint is not None and key.endpoint_id not in (None, endpoint):
+            return None
+        self._usage.touch(key.id)
+        return key
 
     def watch(self, id: str) -> Callable[[], bool]:
         """Return what tells whether a key is still good, for streams that are open under it.
@@ -299,12 +309,17 @@ class KeyStore:
             self._cache[public_id] = found
         return found
 
+    def _with_last_used(self, keys: builtins.list[ApiKey]) -> builtins.list[ApiKey]:
+        """Return records with when each last let a request in."""
+        moments = self._usage.last_used([key.id for key in keys])
+        return [replace(key, last_used=moments.get(key.id)) for key in keys]
+
     def _change(self, public_id: str, row: dict[str, Any]) -> ApiKey:
         def work(connection: sqlite3.Connection) -> ApiKey:
             rows.update(connection, "keys", public_id, {**row, "updated_at": rows.now()})
             return _present(connection, public_id)
 
-        return self._database.write(work)
+        return self._with_last_used([self._database.write(work)])[0]
 
 
 def _present(connection: sqlite3.Connection, public_id: str) -> ApiKey:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -35,6 +35,9 @@ class SQLiteDatabase:
 
     Args:
         path: the file, absolute.
+        migrations: the steps to its schema.
+        synchronous: how a commit waits for the disk: FULL survives a power loss.
+        announced: whether its changes are told by a word beside it, and `tag` can be asked.
 
     Attributes:
         closed: whether `close` was called.
@@ -43,12 +46,24 @@ class SQLiteDatabase:
         StoreUnavailable: the file cannot be made or read, or its schema is newer.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        migrations: Sequence[Sequence[str]] = MIGRATIONS,
+        *,
+        synchronous: str = "FULL",
+        announced: bool = True,
+    ) -> None:
         self.path = path
+        self._migrations = migrations
+        self._synchronous = synchronous
+        self._announced = announced
+        self._word: ChangeWord | None = None
         self.closed = False
         self._pool: list[sqlite3.Connection] = []
         self._pool_of: tuple[int, int] | None = None
         self._lock = Lock()
+        self._watching: sqlite3.Connection | None = None
         self._unannounced = 0
         self._stop = threading.Event()
         self._polling_pid = 0
@@ -63,8 +78,7 @@ class SQLiteDatabase:
         self._stop.set()
         with self._lock:
             self.closed = True
-            while self._pool:
-                self._pool.pop().close()
+            self._close_connections()
 
     def tag(self) -> Hashable:
         """Return what stays equal for as long as everything that was read is still true.
@@ -78,6 +92,8 @@ class SQLiteDatabase:
         """
         if self.closed:
             raise StoreUnavailable(f"the store {self.path} is closed")
+        if self._word is None:
+            raise AssertionError("the changes of this database are not announced")
         if self._polling_pid != os.getpid():
             self._start_polling()
         return self._identity(), self._word.read(), self._unannounced
@@ -106,7 +122,8 @@ class SQLiteDatabase:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            self._word.bump()
+            if self._word is not None:
+                self._word.bump()
             return result
 
     def backup(self, path: str) -> None:
@@ -152,8 +169,7 @@ class SQLiteDatabase:
         with self._lock:
             if identity != self._pool_of:
                 # Another file stands there now: a restored copy, or the first use.
-                while self._pool:
-                    self._pool.pop().close()
+                self._close_connections()
                 self._pool_of = identity
             if self._pool:
                 return self._pool.pop()
@@ -183,8 +199,7 @@ class SQLiteDatabase:
             check_same_thread=False,
         )
         try:
-            # FULL: a key that was deleted stays deleted over a power loss.
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         except sqlite3.Error:
             connection.close()
             raise
@@ -196,16 +211,18 @@ class SQLiteDatabase:
             # Made before SQLite opens it, so that nobody else can read it even for a moment;
             # SQLite gives -wal and -shm the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._word = ChangeWord(f"{self.path}-word")
+            if self._announced:
+                self._word = ChangeWord(f"{self.path}-word")
         except OSError as error:
             raise StoreUnavailable(f"the store {self.path} cannot be made: {error}") from error
         version = self.read(_version)
-        if version > len(MIGRATIONS):
+        newest = len(self._migrations)
+        if version > newest:
             raise StoreUnavailable(
                 f"the store {self.path} has schema {version}, and this version of "
-                f"aigw-middleware knows up to {len(MIGRATIONS)}; upgrade it"
+                f"aigw-middleware knows up to {newest}; upgrade it"
             )
-        if version < len(MIGRATIONS):
+        if version < newest:
             self._migrate()
 
     def _migrate(self) -> None:
@@ -213,11 +230,11 @@ class SQLiteDatabase:
 
         def steps(connection: sqlite3.Connection) -> None:
             # Read again under the lock: another process may have done it meanwhile.
-            for step in MIGRATIONS[_version(connection) :]:
+            for step in self._migrations[_version(connection) :]:
                 for statement in step:
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
 
         self.write(steps)
 
@@ -232,36 +249,48 @@ class SQLiteDatabase:
 
     def _poll(self) -> None:
         """Count the changes that other connections make, until the database is closed."""
-        connection: sqlite3.Connection | None = None
         seen: object = None
-        while not self.closed:
+        while not self._stop.is_set():
             try:
-                # `data_version` belongs to one connection, so this one is never lent.
-                connection = connection or self._connect()
-                version = connection.execute("PRAGMA data_version").fetchone()[0]
-                found: object = (self._identity(), version)
+                found: object = (self._identity(), self._data_version())
             except (sqlite3.Error, StoreUnavailable):
                 # Whoever asks for a key is told; here it only counts as a change.
-                _close(connection)
-                connection = found = None
+                found = None
             if found != seen:
                 self._unannounced += 1
                 seen = found
             self._stop.wait(POLL_SECONDS)
-        _close(connection)
+
+    def _data_version(self) -> int:
+        """Return a number that moves with the commits of other connections than the watching one.
+
+        It belongs to that connection, which is therefore never lent.
+        """
+        with self._lock:
+            if self.closed:
+                raise StoreUnavailable(f"the store {self.path} is closed")
+            if self._watching is None:
+                self._watching = self._connect()
+            version: int = self._watching.execute("PRAGMA data_version").fetchone()[0]
+            return version
+
+    def _close_connections(self) -> None:
+        """Close what is open here, but for what is lent; the lock is held."""
+        if self._watching is not None:
+            self._watching.close()
+            self._watching = None
+        while self._pool:
+            self._pool.pop().close()
 
     def _forget(self) -> None:
         """In a forked child: let go of what belongs to the parent, without closing it."""
         _inherited.extend(self._pool)
-        self._pool = []
+        if self._watching is not None:
+            _inherited.append(self._watching)
+        self._pool, self._watching = [], None
         self._pool_of = None
         self._lock = Lock()
         self._stop = threading.Event()
-
-
-def _close(connection: sqlite3.Connection | None) -> None:
-    if connection is not None:
-        connection.close()
 
 
 def _version(connection: sqlite3.Connection) -> int:

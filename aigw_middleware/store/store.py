@@ -6,6 +6,7 @@ from ..keys.sealing import Sealer
 from .keys import KeyStore
 from .provider_keys import ProviderKeyStore
 from .sqlite import SQLiteDatabase
+from .usage import UsageStore
 
 
 class Store:
@@ -18,11 +19,13 @@ class Store:
     Attributes:
         keys: the gateway keys.
         provider_keys: the keys of providers, sealed.
+        usage: what was used, by key, model, provider and day.
     """
 
     def __init__(self, database: SQLiteDatabase, secret: str | None = None) -> None:
         self._database = database
-        self.keys = KeyStore(database)
+        self.usage = UsageStore(database.path)
+        self.keys = KeyStore(database, self.usage)
         self.provider_keys = ProviderKeyStore(database, Sealer(secret) if secret else None)
 
     def __repr__(self) -> str:
@@ -47,4 +50,5 @@ class Store:
 
     def close(self) -> None:
         """Close the connections of this process; the next `open_store` opens anew."""
+        self.usage.close()
         self._database.close()

@@ -44,7 +44,9 @@ SERVERS = {
     "gunicorn sync": Facts(socket="yes"),
     "waitress": Facts(),
     "uWSGI": Facts(chunked="411", underscores="joined", abort="with a length", absolute="404"),
-    "cheroot": Facts(raw_path="`%2F` as `%252F`", duplicates="last", underscores="last", absolute="400"),
+    "cheroot": Facts(
+        raw_path="`%2F` as `%252F`", duplicates="last", underscores="last", absolute="400"
+    ),
     "Granian": Facts(raw_path="quoted anew", underscores="last", abort="never", environment="yes"),
     "Werkzeug": Facts(socket="yes"),
 }

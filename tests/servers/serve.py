@@ -33,9 +33,7 @@ def werkzeug(fd: int) -> None:
     class Handler(WSGIRequestHandler):
         protocol_version = "HTTP/1.1"
 
-    server = make_server(
-        "127.0.0.1", 0, application, threaded=True, fd=fd, request_handler=Handler
-    )
+    server = make_server("127.0.0.1", 0, application, threaded=True, fd=fd, request_handler=Handler)
     server.serve_forever()
 
 

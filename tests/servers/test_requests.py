@@ -200,11 +200,14 @@ def test_an_underscore_is_no_way_past_a_header_that_is_set(
     """`X_Team` never stands beside the `X-Team` that a HeaderRewriter sets, whatever arrives."""
     arrived = dumped(server, "bare", *lines)["HTTP_X_TEAM"].replace(", ", ",")
     values = ["client-a" if line.startswith("X-") else "client-b" for line in lines]
-    assert arrived == {
-        "dropped": "client-a",
-        "joined": ",".join(values),
-        "last": values[1],
-    }[facts.underscores]
+    assert (
+        arrived
+        == {
+            "dropped": "client-a",
+            "joined": ",".join(values),
+            "last": values[1],
+        }[facts.underscores]
+    )
     _, got = forwarded(server, "gateway", "/v1/models", *lines)
     assert got is not None
     assert got.headers.getlist("X-Team") == ["search"]

@@ -1,0 +1,329 @@
+"""Usage and `last_used`, in a database of their own.
+
+Apart from the records, so that a row that is booked makes nobody read the keys anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from ..errors import StoreUnavailable
+from ..usage.figures import NANO, figures_of
+from ..usage.journal import Journal, is_abandoned, journals, read_rows
+from . import rows
+from .sqlite import SQLiteDatabase
+
+if TYPE_CHECKING:
+    import sqlite3
+
+logger = logging.getLogger(__name__)
+
+MERGE_SECONDS = 5.0
+WAIT_SECONDS = 2.0
+_MOST_READ = 8 * 1024 * 1024
+_USED, _ROW = "k", "u"
+
+SCHEMA = (
+    (
+        """
+        CREATE TABLE usage (
+            number INTEGER PRIMARY KEY,
+            at INTEGER NOT NULL,
+            request_id TEXT NOT NULL,
+            key_id TEXT,
+            provider TEXT,
+            model TEXT,
+            path TEXT NOT NULL,
+            status INTEGER NOT NULL,
+            input_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            cached_input_tokens INTEGER NOT NULL,
+            reasoning_tokens INTEGER NOT NULL,
+            cost INTEGER,
+            duration INTEGER NOT NULL,
+            first_byte INTEGER
+        ) STRICT
+        """,
+        "CREATE INDEX usage_at ON usage (at)",
+        "CREATE TABLE last_used (key_id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT",
+        "CREATE TABLE journals (name TEXT PRIMARY KEY, read INTEGER NOT NULL) STRICT",
+    ),
+)
+
+_BY = {
+    "key": "key_id",
+    "model": "model",
+    "provider": "provider",
+    "day": "strftime('%Y-%m-%d', at / 1000000, 'unixepoch')",
+}
+
+
+class UsageStore:
+    """Books what requests have used, and sums it up; `store.usage`.
+
+    Args:
+        path: of the records; the files of this part stand beside it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._database = SQLiteDatabase(
+            f"{path}-usage", SCHEMA, synchronous="NORMAL", announced=False
+        )
+        # Not "-journal": a file of that name is SQLite's own.
+        self._journal = Journal(f"{path}-spool")
+        self._merger_pid = 0
+        self._stop = threading.Event()
+        self._last_seconds: dict[str, int] = {}
+        _stores.add(self)
+
+    def book(
+        self,
+        *,
+        request_id: str,
+        key_id: str | None,
+        provider: str | None,
+        model: str | None,
+        path: str,
+        status: int,
+        usage: Any,
+        duration: float,
+        first_byte: float | None,
+    ) -> None:
+        """Book one request; when this returns its row outlives the process.
+
+        Args:
+            request_id: the request's id.
+            key_id: the key that it came with; None for none.
+            provider: who answered; None for a plain URL.
+            model: what was asked for; None where the path names none.
+            path: the path that was asked for, without the query.
+            status: the answer's status.
+            usage: a `Usage`, or any object like it; None where nothing is known.
+            duration: seconds from the request's coming to its answer's end.
+            first_byte: seconds until the provider's first byte; None where there was none.
+
+        Raises:
+            OSError: the row cannot be kept.
+        """
+        row = [
+            _ROW,
+            rows.now(),
+            request_id,
+            key_id,
+            provider,
+            model,
+            path[:512],
+            status,
+            *figures_of(usage),
+            round(duration * 1_000_000),
+            None if first_byte is None else round(first_byte * 1_000_000),
+        ]
+        self._append(row)
+
+    def touch(self, key_id: str) -> None:
+        """Remember that a key has let a request in: once a second and process at most."""
+        second = int(time.time())
+        if self._last_seconds.get(key_id) == second:
+            return
+        self._last_seconds[key_id] = second
+        if len(self._last_seconds) > 100_000:
+            self._last_seconds.clear()
+        try:
+            self._append([_USED, key_id, second])
+        except OSError as error:
+            # A key that is good lets the request in, also where the disk is full.
+            logger.error("last_used cannot be kept: %s", error)
+
+    def last_used(self, key_ids: Sequence[str]) -> dict[str, datetime]:
+        """Return when each of the keys last let a request in; a key without is left out."""
+        self.merge()
+        marks = ", ".join("?" * len(key_ids))
+        statement = f"SELECT key_id, at FROM last_used WHERE key_id IN ({marks})"  # noqa: S608
+        found = self._database.read(lambda c: c.execute(statement, list(key_ids)).fetchall())
+        moments = ((key_id, rows.from_microseconds(at * 1_000_000)) for key_id, at in found)
+        return {key_id: moment for key_id, moment in moments if moment is not None}
+
+    def totals(
+        self, by: str = "key", since: datetime | None = None, until: datetime | None = None
+    ) -> list[dict[str, Any]]:
+        """Sum up what was used.
+
+        Args:
+            by: `key`, `model`, `provider` or `day` (UTC).
+            since: from when on, an aware datetime; None from the beginning.
+            until: before when; None until now.
+
+        Returns:
+            A dict for each: what it is summed up by under that name, `requests`,
+            `input_tokens`, `output_tokens`, `cached_input_tokens`, and `cost` in USD (None
+            where nothing is known of it); the most requests first, days in their order.
+
+        Raises:
+            ValueError: an argument is wrong.
+            StoreUnavailable: the store gave no answer.
+        """
+        if by not in _BY:
+            raise ValueError(f"by: {by!r} is none of {', '.join(_BY)}")
+        span = (_moment("since", since, 0), _moment("until", until, rows.LARGEST))
+        self.merge()
+        order = "1" if by == "day" else "2 DESC, 1"
+        statement = (
+            f"SELECT {_BY[by]}, COUNT(*), SUM(input_tokens), SUM(output_tokens), "  # noqa: S608
+            "SUM(cached_input_tokens), SUM(cost) FROM usage WHERE at >= ? AND at < ? "
+            f"GROUP BY 1 ORDER BY {order}"
+        )
+        found = self._database.read(lambda c: c.execute(statement, span).fetchall())
+        return [
+            {
+                by: row[0],
+                "requests": row[1],
+                "input_tokens": row[2],
+                "output_tokens": row[3],
+                "cached_input_tokens": row[4],
+                "cost": None if row[5] is None else row[5] / NANO,
+            }
+            for row in found
+        ]
+
+    def merge(self) -> None:
+        """Move the journals of all processes into the database.
+
+        Raises:
+            StoreUnavailable: another process holds them for too long, or the database gives no
+                answer; nothing is lost.
+        """
+        if not os.path.isdir(self._journal.directory):
+            return
+        with self._merging():
+            for path in journals(self._journal.directory):
+                while self._merge_one(path):
+                    pass
+
+    def close(self) -> None:
+        """Let go of the journal and the connections of this process."""
+        self._stop.set()
+        self._journal.close()
+        self._database.close()
+
+    def _append(self, row: list[Any]) -> None:
+        if self._merger_pid != os.getpid():
+            self._start_merging()
+        self._journal.append(row)
+
+    def _merge_one(self, path: Any) -> bool:
+        """Move a part of one journal; True where there may be more of it."""
+        try:
+            # Asked first: what an abandoned file holds now is all that it will ever hold.
+            abandoned = is_abandoned(path)
+
+            def work(connection: sqlite3.Connection) -> tuple[int, int]:
+                known = connection.execute(
+                    "SELECT read FROM journals WHERE name = ?", (path.name,)
+                ).fetchone()
+                start = known[0] if known else 0
+                found, end = read_rows(path, start, _MOST_READ)
+                _insert(connection, found)
+                connection.execute(
+                    "INSERT INTO journals VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET read = excluded.read",
+                    (path.name, end),
+                )
+                return start, end
+
+            start, end = self._database.write(work)
+            if start == end and abandoned:
+                path.unlink()
+                self._database.write(
+                    lambda c: c.execute("DELETE FROM journals WHERE name = ?", (path.name,))
+                )
+        except OSError as error:
+            raise StoreUnavailable(f"a journal cannot be read: {error}") from error
+        return end > start
+
+    @contextmanager
+    def _merging(self) -> Iterator[None]:
+        """Be the one process of the machine that merges."""
+        lock = os.path.join(self._journal.directory, "lock")
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"the journals cannot be reached: {error}") from error
+        try:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while not _try_lock(fd):
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable("another process holds the journals")
+                time.sleep(0.005)
+            yield
+        finally:
+            os.close(fd)
+
+    def _start_merging(self) -> None:
+        self._merger_pid = os.getpid()
+        thread = threading.Thread(target=self._keep_merging, name="aigw-usage", daemon=True)
+        thread.start()
+
+    def _keep_merging(self) -> None:
+        while not self._stop.wait(MERGE_SECONDS):
+            try:
+                self.merge()
+            except StoreUnavailable as error:
+                logger.error("usage waits in the journal: %s", error)
+
+    def _forget(self) -> None:
+        """In a forked child: begin a journal of its own."""
+        self._journal.forget()
+        self._stop = threading.Event()
+        self._last_seconds = {}
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _insert(connection: sqlite3.Connection, found: list[list[Any]]) -> None:
+    used = [row[1:] for row in found if row[0] == _USED]
+    booked = [row[1:] for row in found if row[0] == _ROW]
+    connection.executemany(
+        "INSERT INTO last_used VALUES (?, ?) "
+        "ON CONFLICT (key_id) DO UPDATE SET at = MAX(at, excluded.at)",
+        used,
+    )
+    connection.executemany(
+        "INSERT INTO usage (at, request_id, key_id, provider, model, path, status, input_tokens, "
+        "output_tokens, cached_input_tokens, reasoning_tokens, cost, duration, first_byte) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        booked,
+    )
+
+
+def _moment(option: str, moment: datetime | None, default: int) -> int:
+    if moment is None:
+        return default
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValueError(f"{option}: must be a datetime with a time zone, or None")
+    return rows.to_microseconds(moment)
+
+
+_stores: WeakSet[UsageStore] = WeakSet()
+
+
+def _forget_all() -> None:
+    for store in list(_stores):
+        store._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

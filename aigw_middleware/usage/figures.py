@@ -1,0 +1,70 @@
+"""The figures of a request's usage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+NANO = 10**9
+"""Nano-dollars in a dollar: costs are summed as integers."""
+_MOST_TOKENS = 10**12
+_MOST_COST = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request has used, left in `environ["aigw.usage"]`.
+
+    Any object with these attributes will do there; a missing one counts as 0 or None.
+
+    Attributes:
+        input_tokens: all of them, cache reads and writes included.
+        output_tokens: all of them, reasoning included.
+        cached_input_tokens: those of the input that were read from a cache.
+        reasoning_tokens: those of the output that were spent on reasoning.
+        cost: in USD; None where it is not known.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: float | Decimal | None = None
+
+
+class Figures(NamedTuple):
+    """The same as checked integers; the cost in nano-dollars."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    reasoning_tokens: int
+    cost: int | None
+
+
+def figures_of(usage: Any) -> Figures:
+    """Return the figures of a usage object, clamped to what can be: nothing adds to a balance."""
+    return Figures(
+        _tokens(getattr(usage, "input_tokens", 0)),
+        _tokens(getattr(usage, "output_tokens", 0)),
+        _tokens(getattr(usage, "cached_input_tokens", 0)),
+        _tokens(getattr(usage, "reasoning_tokens", 0)),
+        _cost(getattr(usage, "cost", None)),
+    )
+
+
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return min(max(value, 0), _MOST_TOKENS)
+
+
+def _cost(value: Any) -> int | None:
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        nano = int(Decimal(str(value)) * NANO)
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
+    return min(max(nano, 0), _MOST_COST)
