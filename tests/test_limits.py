@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aigw_middleware.counters.memory import Demand, MemoryCounters
 from aigw_middleware.limits import parse_limit, parse_limits
 from aigw_middleware.limits.grammar import SECOND
-from aigw_middleware.limits.headers import Report, duration, is_replaced, rate_headers
+from aigw_middleware.limits.headers import Report, duration, is_replaced, policy, rate_headers
 from aigw_middleware.limits.window import SLOTS, gone_at, slot_of
 
 from .support import Clock
@@ -204,8 +204,8 @@ def test_state_is_at_most_61_counts() -> None:
 
 
 REPORTS = [
-    Report("minute", "requests", 100, 60, 42, 30 * SECOND),
-    Report("day", "requests", 1000, 86_400, 7, 3_661 * SECOND),
+    Report("minute", "requests", 100, 60, 42, 30 * SECOND, policy("minute", 100, 60)),
+    Report("day", "requests", 1000, 86_400, 7, 3_661 * SECOND, policy("day", 1000, 86_400)),
 ]
 
 

@@ -73,18 +73,13 @@ class MemoryCounters:
         """Admit all demands or none; return whether, and what became of each."""
         with self._lock:
             now = self._clock()
-            windows = [self._window(demand, now) for demand in demands]
-            admitted = all(
-                window.total + demand.units <= demand.limit.amount
-                for window, demand in zip(windows, demands, strict=True)
-            )
-            if admitted:
-                for window, demand in zip(windows, demands, strict=True):
-                    self._count(window, demand, now)
-            return admitted, [
-                _outcome(window, demand, now, admitted)
-                for window, demand in zip(windows, demands, strict=True)
-            ]
+            found = [(self._window(demand, now), demand) for demand in demands]
+            for window, demand in found:
+                if window.total + demand.units > demand.limit.amount:
+                    return False, [_outcome(*pair, now, False) for pair in found]
+            for window, demand in found:
+                self._count(window, demand, now)
+            return True, [_outcome(*pair, now, True) for pair in found]
 
     def test(self, demands: Sequence[Demand]) -> tuple[bool, list[Outcome]]:
         """Tell what `reserve` would answer, spending nothing."""
@@ -128,8 +123,8 @@ class MemoryCounters:
         """Drop two expired buckets at most: more than one comes in, so none are left over."""
         oldest = slot - SLOTS
         for _ in range(2):
-            bucket, window = next(iter(table.items()))
-            if window.slots and window.slots[-1][0] >= oldest:
+            bucket = next(iter(table))
+            if table[bucket].slots[-1][0] >= oldest:
                 return
             del table[bucket]
 

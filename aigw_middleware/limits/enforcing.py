@@ -11,7 +11,7 @@ from ..dialects import client_dialect
 from ..environ import RATE_REPORTS
 from ..errors import StoreUnavailable
 from .grammar import SECOND, Limit
-from .headers import Report, is_replaced, rate_headers
+from .headers import Report, is_replaced, policy, rate_headers
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -47,6 +47,11 @@ class NamedLimits:
             for limit in limits
         )
 
+        self._policies = tuple(
+            policy(label, limit.amount, limit.window)
+            for label, limit in zip(self._labels, self.limits, strict=True)
+        )
+
     def demands(self, bucket: str) -> list[Demand]:
         """Return what one request of `bucket` wants."""
         return [
@@ -57,8 +62,10 @@ class NamedLimits:
     def reports(self, outcomes: Sequence[Outcome]) -> list[Report]:
         """Return what is to be told of each limit."""
         return [
-            Report(label, limit.unit, limit.amount, limit.window, outcome.remaining, outcome.reset)
-            for label, limit, outcome in zip(self._labels, self.limits, outcomes, strict=True)
+            Report(label, limit.unit, limit.amount, limit.window, remaining, reset, policy)
+            for label, limit, policy, (remaining, reset, _) in zip(
+                self._labels, self.limits, self._policies, outcomes, strict=True
+            )
         ]
 
     def judge(self, engine: Engine, bucket: str) -> Denial | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SECOND = 1_000_000_000
 """Nanoseconds, the unit of every time in this room."""
@@ -34,17 +34,18 @@ class Limit:
         unit: what is counted: `requests`.
         window: the length of the window in seconds.
         text: the limit as it was written.
+        window_ns: the length of the window in nanoseconds.
     """
 
     amount: int
     unit: str
     window: int
     text: str
+    window_ns: int = field(init=False, repr=False)
 
-    @property
-    def window_ns(self) -> int:
-        """The length of the window in nanoseconds."""
-        return self.window * SECOND
+    def __post_init__(self) -> None:
+        # Kept, since every decision asks for it.
+        object.__setattr__(self, "window_ns", self.window * SECOND)
 
     @property
     def kind(self) -> str:

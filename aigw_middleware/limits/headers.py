@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from .grammar import SECOND
@@ -36,6 +37,7 @@ class Report(NamedTuple):
         window: its window in seconds.
         remaining: the units that are left.
         reset: nanoseconds until more units are there than now; 0 where all are.
+        policy: its part of `RateLimit-Policy`.
     """
 
     name: str
@@ -44,6 +46,12 @@ class Report(NamedTuple):
     window: int
     remaining: int
     reset: int
+    policy: str = ""
+
+
+def policy(name: str, amount: int, window: int) -> str:
+    """Return what `RateLimit-Policy` tells of a limit: the same for every answer."""
+    return f'"{name}";q={amount};w={window}'
 
 
 def is_replaced(name: str) -> bool:
@@ -57,22 +65,24 @@ def rate_headers(reports: Sequence[Report], dialect: str) -> list[tuple[str, str
     if not reports:
         return []
     headers = [
-        ("RateLimit-Policy", ", ".join(f'"{r.name}";q={r.amount};w={r.window}' for r in reports)),
-        (
-            "RateLimit",
-            ", ".join(f'"{r.name}";r={r.remaining};t={_seconds(r.reset)}' for r in reports),
-        ),
+        ("RateLimit-Policy", ", ".join([report.policy for report in reports])),
+        ("RateLimit", ", ".join([_left(report) for report in reports])),
     ]
-    requests = [report for report in reports if report.unit == "requests"]
-    if requests:
-        # The SDKs' headers have room for one limit: the one that is nearest.
-        nearest = min(requests, key=lambda report: report.remaining)
-        headers += _anthropic(nearest) if dialect == "anthropic" else _openai(nearest)
+    # The SDKs' headers have room for one limit: the one that is nearest.
+    nearest = min(reports, key=_remaining)
+    headers += _anthropic(nearest) if dialect == "anthropic" else _openai(nearest)
     return headers
 
 
+_remaining = attrgetter("remaining")
+
+
 def _seconds(nanoseconds: int) -> int:
-    return math.ceil(nanoseconds / SECOND)
+    return -(-nanoseconds // SECOND)
+
+
+def _left(report: Report) -> str:
+    return f'"{report.name}";r={report.remaining};t={_seconds(report.reset)}'
 
 
 def _openai(report: Report) -> list[tuple[str, str]]:
