@@ -189,8 +189,8 @@ class UpstreamForwarder:
         method = environ["REQUEST_METHOD"]
         if not is_token(method) or method in ("CONNECT", "TRACE"):
             return Denial("method_not_allowed", "This method is not served.")
-        if not is_safe_path(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")):
-            return Denial("not_found", "A path with dot segments is not served.")
+        if not is_safe_path(full_path(environ)):
+            return Denial("not_found", "A path that could be read as another one is not served.")
         if self._url is not None:
             candidate = url_candidate(self._url, self._api_key, environ)
             body, length = _streamed_body(environ, self._max_body_bytes)

@@ -274,7 +274,7 @@ def in_child(work: Callable[[], bool]) -> bool:
         code = 1
         try:
             code = 0 if work() else 1
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (told, and then the child ends)
             traceback.print_exc()
         finally:
             os._exit(code)

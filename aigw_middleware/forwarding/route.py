@@ -49,8 +49,11 @@ class Candidate(NamedTuple):
 
 
 def is_safe_path(path: str) -> bool:
-    """Whether no reader can take `path` for one outside of it."""
-    return not has_dot_segment(path) and "\0" not in path
+    """Whether no reader can take `path` for one outside of it, or for a whole URL.
+
+    uWSGI leaves scheme and authority of an absolute target in PATH_INFO.
+    """
+    return path.startswith("/") and not has_dot_segment(path) and "\0" not in path
 
 
 def ai_path(environ: WSGIEnvironment) -> AIPath | None:

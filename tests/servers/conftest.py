@@ -12,7 +12,8 @@ from .running import Running, running
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a server under every one, one server after the other."""
-    if "server" in metafunc.fixturenames:
+    marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "server" in metafunc.fixturenames and "server" not in marked:
         marks = [
             pytest.param(name, id=name, marks=pytest.mark.xdist_group(name)) for name in SERVERS
         ]

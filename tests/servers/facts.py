@@ -21,7 +21,7 @@ class Facts:
         socket: whether the client's socket is in the environ.
         environment: whether the process's variables are in the environ.
         refusal: how a refusal reaches a client whose body (60 KiB) was not read.
-        expect: when `100 Continue` is sent.
+        expect: whether a client that waits with its body is asked for it.
     """
 
     streams: str = "unbuffered"
@@ -35,7 +35,7 @@ class Facts:
     socket: str = "no"
     environment: str = "no"
     refusal: str = "whole"
-    expect: str = "at once"
+    expect: str = "asked"
 
 
 SERVERS = {
@@ -43,7 +43,13 @@ SERVERS = {
     "gunicorn gevent": Facts(socket="yes"),
     "gunicorn sync": Facts(socket="yes"),
     "waitress": Facts(),
-    "uWSGI": Facts(chunked="411", underscores="joined", abort="with a length", absolute="404"),
+    "uWSGI": Facts(
+        chunked="411",
+        expect="not asked",
+        underscores="joined",
+        abort="with a length",
+        absolute="404",
+    ),
     "cheroot": Facts(
         raw_path="`%2F` as `%252F`", duplicates="last", underscores="last", absolute="400"
     ),

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,13 +50,38 @@ def command(name: str, fd: int, port: int) -> list[str]:
         "gunicorn gevent": [*gunicorn, "-k", "gevent"],
         "gunicorn sync": [*gunicorn, "-k", "sync"],
         "waitress": [sys.executable, "-m", "tests.servers.serve", "waitress", str(fd)],
-        "uWSGI": [uwsgi, "--http-socket", f"fd://{fd}", "--module", APP]
-        + ["--enable-threads", "--threads", "8", "--need-app", "--disable-logging"]
-        + ["--die-on-term", "--virtualenv", sys.prefix],
+        "uWSGI": [
+            uwsgi,
+            "--http-socket",
+            f"fd://{fd}",
+            "--module",
+            APP,
+            "--enable-threads",
+            "--threads",
+            "8",
+            "--need-app",
+            "--disable-logging",
+            "--die-on-term",
+            "--virtualenv",
+            sys.prefix,
+        ],
         "cheroot": [sys.executable, "-m", "tests.servers.serve", "cheroot", str(fd)],
-        "Granian": [sys.executable, "-m", "granian", "--interface", "wsgi", APP]
-        + ["--host", "127.0.0.1", "--port", str(port), "--blocking-threads", "8"]
-        + ["--log-level", "warning"],
+        "Granian": [
+            sys.executable,
+            "-m",
+            "granian",
+            "--interface",
+            "wsgi",
+            APP,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--blocking-threads",
+            "8",
+            "--log-level",
+            "warning",
+        ],
         "Werkzeug": [sys.executable, "-m", "tests.servers.serve", "werkzeug", str(fd)],
     }[name]
 
@@ -147,12 +172,8 @@ def _wait_ready(started: subprocess.Popen[bytes], port: int, path: str, log: Pat
 def _end(started: subprocess.Popen[bytes]) -> None:
     """Ask the process to end, then end it and what it has started (a session of its own)."""
     started.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         started.wait(STOP)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     started.wait()

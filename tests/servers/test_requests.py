@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from aigw_middleware.testing import StandInProvider, serving
 
 from ..support import CHAT, RawRequest, answering, raw_provider
 from .apps import PROVIDER_KEY, SECRETS, TOKEN
-from .client import answer, chat, connected, parsed, received, request_bytes, test_header
+from .client import (
+    SECONDS,
+    answer,
+    chat,
+    connected,
+    parsed,
+    received,
+    request_bytes,
+    test_header,
+)
 from .facts import Facts
 from .running import VARIABLES, Running
 
@@ -20,11 +30,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\
 PADDING = 60 * 1024
 
 
-def exchange(server: Running, data: bytes) -> tuple[http.client.HTTPResponse, bytes]:
-    """Send bytes on a connection of their own and read the answer to its clean end."""
+def exchange(
+    server: Running, data: bytes, *, may_reset: bool = False
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Send bytes on a connection of their own and read the answer."""
     with connected(server) as connection:
         connection.sendall(data)
-        return parsed(received(connection))
+        return parsed(received(connection, may_reset=may_reset))
 
 
 REFUSALS = [
@@ -66,7 +78,6 @@ def test_a_refusal_arrives_whole(
         response, data = exchange(server, head + body)
         assert response.status == status
         assert json.loads(data)["error"]["code"] == code
-        assert response.headers["X-Served-By"] is None
         assert len(provider.requests) == before
     assert facts.refusal == "whole"
 
@@ -93,18 +104,25 @@ def test_a_client_may_expect_100_continue(
             "Expect: 100-continue",
             "Connection: close",
         )
+        data = b""
         with connected(server) as connection:
             connection.sendall(head)
-            data = connection.recv(25)
+            # RFC 9110 §10.1.1: a client does not wait for ever, but sends its body after a while.
+            connection.settimeout(1)
+            with suppress(TimeoutError):
+                data = connection.recv(25)
+            connection.settimeout(SECONDS)
             asked = data == b"HTTP/1.1 100 Continue\r\n\r\n"
-            if asked:
+            if asked or not data:
                 data = b""
-                connection.sendall(body)
-            response, content = parsed(data + received(connection))
+                with suppress(ConnectionError):  # it may have been refused meanwhile
+                    connection.sendall(body)
+            response, content = parsed(data + received(connection, may_reset=True))
         assert response.status == status
         document = json.loads(content)
         assert document.get("error", {}).get("code") == code
-    print("ASKED", server.name, app, asked)
+        if status == 200:
+            assert asked is (facts.expect == "asked")
 
 
 @pytest.mark.parametrize("app", ["gateway", "proxy"])
@@ -124,7 +142,8 @@ def test_a_chunked_body(server: Running, facts: Facts, app: str) -> None:
             "Transfer-Encoding: chunked",
             "Connection: close",
         )
-        response, data = exchange(server, head + chunks)
+        # What cannot be delimited cannot be read away either.
+        response, data = exchange(server, head + chunks, may_reset=facts.chunked == "411")
         if facts.chunked == "411":
             assert (response.status, response.headers["X-Aigw-Code"]) == (411, "length_required")
             assert list(provider.requests) == []
