@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,9 +52,12 @@ def demo(once: bool, port: int) -> None:
         store_url = f"sqlite:///{directory}/aigw.db"
         with _gateway(store_url, provider_url, provider_key, port, Path(directory)) as url:
             token = _show(console, url, store_url, provider, provider_url)
+            # Before the last line says so: a signal that comes at once must count.
+            stopped = _stop_on_signal()
             _next_steps(console, url, token, once=once)
             if not once:
-                _wait_for_interrupt()
+                stopped.wait()
+                click.echo("stopped")
 
 
 def _show(
@@ -241,9 +246,9 @@ def _expect(answer: requests.Response, status: int) -> None:
         )
 
 
-def _wait_for_interrupt() -> None:
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        click.echo("stopped")
+def _stop_on_signal() -> threading.Event:
+    """Return what is set by Ctrl-C or SIGTERM from now on."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stopped.set())
+    return stopped

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import StoreUnavailable
+from ..store.audit import acting
+from .audit import audit
 from .demo import demo
 from .keys import keys
 from .provider_keys import provider_keys
@@ -21,9 +25,18 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with acting(f"command:{_user()}"):
+                return super().invoke(ctx)
         except (ValueError, StoreUnavailable) as error:
             raise click.UsageError(str(error)) from error
+
+
+def _user() -> str:
+    """Return who runs the command, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,3 +54,4 @@ aigw.add_command(keys)
 aigw.add_command(provider_keys)
 aigw.add_command(store)
 aigw.add_command(usage)
+aigw.add_command(audit)

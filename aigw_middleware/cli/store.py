@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from ..keys.sealing import Sealer
 from ..store import open_store
 from .common import store_option
 
@@ -53,5 +52,5 @@ def rekey(store_url: str) -> None:
         raise click.UsageError("AIGW_SECRET_OLD is not set; it is the secret until now")
     if not os.environ.get("AIGW_SECRET"):
         raise click.UsageError("AIGW_SECRET is not set; it is the secret from now on")
-    count = open_store(store_url).provider_keys.rekey(Sealer(old))
+    count = open_store(store_url).rekey(old)
     click.echo(f"{count} secrets were sealed anew.", err=True)

@@ -18,6 +18,7 @@ from ..body import discard_unread, whole
 from ..environ import enter, request_id
 from ..errors import BodyError, BodyInvalid, StoreUnavailable
 from ..store import Store, resolve_store
+from ..store.audit import acting
 from . import fields
 from .errors import APIError, not_found, out_of_bounds
 from .openapi import document as openapi_document
@@ -69,6 +70,7 @@ class ManagementAPI:
                 Rule("/healthz", endpoint=_healthz, methods=["GET"]),
                 Rule("/openapi.json", endpoint=_openapi, methods=["GET"]),
                 Rule("/usage", endpoint=_usage, methods=["GET"]),
+                Rule("/audit", endpoint=_audit, methods=["GET"]),
                 *_resource(KEYS, _KeyRoutes()),
                 *_resource(PROVIDER_KEYS, _ProviderKeyRoutes()),
             ],
@@ -121,7 +123,8 @@ class ManagementAPI:
         if endpoint is not _healthz:
             self._check_token(request)
         handler: Callable[..., Response] = endpoint
-        return handler(self._store, request, **values)
+        with acting("api:admin", request.environ.get("REMOTE_ADDR") or ""):
+            return handler(self._store, request, **values)
 
     def _check_host(self, request: Request) -> None:
         if not self._hosts:
@@ -173,6 +176,20 @@ def _usage(store: Store, request: Request) -> Response:
         field = str(error).partition(": ")[0]
         raise APIError(400, "INVALID_PARAMETER", f"{field} is not valid.", field=field) from None
     return _json({"usage": rows, "uri": request.url, "by": by})
+
+
+def _audit(store: Store, request: Request) -> Response:
+    """`GET /audit`: a page of the audit, the newest first."""
+    limit, before_id = _page(request)
+    text = before_id if before_id is not None else "1" + "0" * 17
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise APIError(400, "UNKNOWN_BEFORE_ID", "before_id is no number.", field="before_id")
+    found = store.audit.list(limit=limit, before=int(text))
+    base = request.host_url.rstrip("/") + "/audit"
+    more = len(found) == limit and found[-1].number > 1
+    following = f"{base}?before_id={found[-1].number}&limit={limit}" if more else None
+    shown = [{**row._asdict(), "at": fields.time_text(row.at)} for row in found]
+    return _json({"audit": shown, "uri": base, "next_page_uri": following})
 
 
 def _moment(request: Request, name: str) -> datetime | None:

@@ -120,6 +120,15 @@ _SUM = {
     "required": ["requests", "input_tokens", "output_tokens", "cached_input_tokens", "cost"],
     "additionalProperties": False,
 }
+_AUDIT_ROW = {
+    "number": _COUNT,
+    "at": _TIME,
+    "actor": _TEXT,
+    "origin": _TEXT,
+    "action": {"enum": ["create", "update", "rotate", "delete"]},
+    "record": _TEXT,
+    "changes": {"type": "object"},
+}
 _ID = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
 
 
@@ -185,6 +194,8 @@ def document(server: str) -> Json:
         "ProviderKey": _object(_PROVIDER_KEY),
         "ProviderKeyList": _list("provider_keys", "ProviderKey"),
         "Usage": _object({"usage": {"type": "array", "items": _SUM}, "uri": _TEXT, "by": _TEXT}),
+        "AuditRow": _object(_AUDIT_ROW),
+        "AuditList": _list("audit", "AuditRow"),
         "Error": _object(_ERROR),
     }
     paths = {
@@ -192,6 +203,12 @@ def document(server: str) -> Json:
             "get": _operation(
                 "getUsage", "Sum up what was used", {"200": _answer("Usage", "The sums")},
                 parameters=_SPAN,
+            ),
+        },
+        "/audit": {
+            "get": _operation(
+                "listAudit", "Who changed what, the newest first",
+                {"200": _answer("AuditList", "A page")}, parameters=_PAGING,
             ),
         },
         **_resource(

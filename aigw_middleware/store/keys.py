@@ -25,6 +25,7 @@ from .rows import UNSET, Database
 if TYPE_CHECKING:
     import sqlite3
 
+    from .audit import AuditLog
     from .usage import UsageStore
 
 PREFIX = "aigk_"
@@ -72,8 +73,9 @@ class _Verified(NamedTuple):
 class KeyStore:
     """Create, look up, change and delete gateway keys; `store.keys`."""
 
-    def __init__(self, database: Database, usage: UsageStore) -> None:
+    def __init__(self, database: Database, usage: UsageStore, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._usage = usage
         self._cache: LRUCache[str, _Verified] = LRUCache(_CACHED)
         self._cache_lock = Lock()
@@ -109,7 +111,7 @@ class KeyStore:
         """
         made = new_token()
         now = rows.now()
-        row = _checked(
+        checked = _checked(
             name=name,
             description=description,
             metadata=metadata,
@@ -120,7 +122,7 @@ class KeyStore:
             models=models,
             networks=networks,
         )
-        row |= {
+        row = checked | {
             "public_id": made.public_id,
             "digest": made.digest,
             "created_at": now,
@@ -129,6 +131,7 @@ class KeyStore:
 
         def work(connection: sqlite3.Connection) -> ApiKey:
             rows.insert(connection, "keys", row)
+            self._audit.record(connection, "create", PREFIX + made.public_id, checked)
             return _present(connection, made.public_id)
 
         return self._database.write(work), made.token
@@ -228,6 +231,7 @@ class KeyStore:
                 (public_id,),
             )
             rows.update(connection, "keys", public_id, row)
+            self._audit.record(connection, "rotate", id, {"grace": grace})
             return _present(connection, public_id)
 
         return self._with_last_used([self._database.write(work)])[0], made.token
@@ -238,7 +242,7 @@ class KeyStore:
         From when this returns no process of the machine accepts the key, and its id is never
         given again.
         """
-        return rows.delete(self._database, "keys", id, PREFIX, _CLEARED)
+        return rows.delete(self._database, "keys", id, PREFIX, _CLEARED, self._audit)
 
     def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey | None:
         """Return the live key of a token; None where it is unknown, deleted, disabled, expired.
@@ -317,6 +321,7 @@ class KeyStore:
     def _change(self, public_id: str, row: dict[str, Any]) -> ApiKey:
         def work(connection: sqlite3.Connection) -> ApiKey:
             rows.update(connection, "keys", public_id, {**row, "updated_at": rows.now()})
+            self._audit.record(connection, "update", PREFIX + public_id, row)
             return _present(connection, public_id)
 
         return self._with_last_used([self._database.write(work)])[0]

@@ -16,6 +16,8 @@ from .rows import UNSET, Database
 if TYPE_CHECKING:
     import sqlite3
 
+    from .audit import AuditLog
+
 PREFIX = "aigpk_"
 LONGEST_SECRET = 4096
 _COLUMNS = "public_id, provider, description, metadata, created_at, updated_at, disabled, redacted"
@@ -38,8 +40,9 @@ class ProviderKeyStore:
     it.
     """
 
-    def __init__(self, database: Database, sealer: Sealer | None) -> None:
+    def __init__(self, database: Database, audit: AuditLog, sealer: Sealer | None) -> None:
         self._database = database
+        self._audit = audit
         self._sealer = sealer
         self._sealed: tuple[Hashable, dict[str, builtins.list[tuple[str, Sealed]]]] | None = None
 
@@ -73,6 +76,8 @@ class ProviderKeyStore:
 
         def work(connection: sqlite3.Connection) -> ProviderKey:
             rows.insert(connection, "provider_keys", row)
+            told = {name: row[name] for name in ("provider", "description", "metadata")}
+            self._audit.record(connection, "create", PREFIX + public_id, told | {"secret": "set"})
             return _present(connection, public_id)
 
         return self._database.write(work)
@@ -127,7 +132,7 @@ class ProviderKeyStore:
             row["metadata"] = rows.text("metadata", metadata, 4096)
         if disabled is not UNSET:
             row["disabled"] = rows.flag("disabled", disabled)
-        return self._change(rows.public_id(id, PREFIX), row)
+        return self._change(rows.public_id(id, PREFIX), row, "update", row)
 
     def rotate(self, id: str, *, secret: str) -> ProviderKey:
         """Put another secret in the place of the old one; the id stays.
@@ -137,11 +142,12 @@ class ProviderKeyStore:
             ValueError: the secret is wrong.
         """
         public_id = rows.public_id(id, PREFIX)
-        return self._change(public_id, self._seal(secret, public_id))
+        sealed = self._seal(secret, public_id)
+        return self._change(public_id, sealed, "rotate", {"secret": "set"})
 
     def delete(self, id: str) -> bool:
         """Delete a provider key for good; True, or False where there was none."""
-        return rows.delete(self._database, "provider_keys", id, PREFIX, _CLEARED)
+        return rows.delete(self._database, "provider_keys", id, PREFIX, _CLEARED, self._audit)
 
     def secrets(self, provider: str) -> tuple[str, ...]:
         """Return the secrets of a provider's keys that are not disabled, the newest first.
@@ -222,10 +228,13 @@ class ProviderKeyStore:
             raise WrongSecret(f"secret: the store was opened without one. {HOW_TO_MAKE_ONE}")
         return self._sealer
 
-    def _change(self, public_id: str, row: dict[str, Any]) -> ProviderKey:
+    def _change(
+        self, public_id: str, row: dict[str, Any], action: str, told: dict[str, Any]
+    ) -> ProviderKey:
         def work(connection: sqlite3.Connection) -> ProviderKey:
             changed = {**row, "updated_at": rows.now()}
             rows.update(connection, "provider_keys", public_id, changed)
+            self._audit.record(connection, action, PREFIX + public_id, told)
             return _present(connection, public_id)
 
         return self._database.write(work)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     import sqlite3
 
+    from .audit import AuditLog
+
 T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -135,7 +137,14 @@ def update(connection: sqlite3.Connection, table: str, id_: str, row: dict[str, 
     return connection.execute(statement, {**row, "public_id": id_}).rowcount > 0
 
 
-def delete(database: Database, table: str, id_: str, prefix: str, cleared: dict[str, Any]) -> bool:
+def delete(
+    database: Database,
+    table: str,
+    id_: str,
+    prefix: str,
+    cleared: dict[str, Any],
+    audit: AuditLog,
+) -> bool:
     """Delete a record for good; False where there is none.
 
     Its row keeps no more than that there was one: `cleared` is what takes the place of the rest.
@@ -145,4 +154,11 @@ def delete(database: Database, table: str, id_: str, prefix: str, cleared: dict[
     except KeyError:
         return False
     row = {**cleared, "deleted_at": now()}
-    return database.write(lambda connection: update(connection, table, key, row))
+
+    def work(connection: sqlite3.Connection) -> bool:
+        found = update(connection, table, key, row)
+        if found:
+            audit.record(connection, "delete", id_, {})
+        return found
+
+    return database.write(work)

@@ -42,6 +42,19 @@ MIGRATIONS = (
             deleted_at INTEGER
         ) STRICT
         """,
+        """
+        CREATE TABLE audit (
+            number INTEGER PRIMARY KEY,
+            at INTEGER NOT NULL,
+            actor TEXT NOT NULL,
+            origin TEXT NOT NULL,
+            action TEXT NOT NULL,
+            record TEXT NOT NULL,
+            changes TEXT NOT NULL,
+            mark BLOB NOT NULL
+        ) STRICT
+        """,
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
         "CREATE INDEX provider_keys_of ON provider_keys (provider, number DESC)",
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,7 +227,7 @@ class SQLiteDatabase:
             self._migrate()
 
     def _migrate(self) -> None:
-        self.read(lambda connection: connection.execute("PRAGMA journal_mode = WAL").fetchone())
+        self._turn_to_wal()
 
         def steps(connection: sqlite3.Connection) -> None:
             # Read again under the lock: another process may have done it meanwhile.
@@ -237,6 +238,19 @@ class SQLiteDatabase:
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
 
         self.write(steps)
+
+    def _turn_to_wal(self) -> None:
+        """Turn the file to WAL; SQLite does not wait by itself for others that do it too."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self.read(lambda c: c.execute("PRAGMA journal_mode = WAL").fetchone())
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+            else:
+                return
 
     def _start_polling(self) -> None:
         """Watch `data_version` in a thread of this process, made on first use."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..keys.sealing import Sealer
+from .audit import AuditLog
 from .keys import KeyStore
 from .provider_keys import ProviderKeyStore
 from .sqlite import SQLiteDatabase
@@ -20,13 +21,16 @@ class Store:
         keys: the gateway keys.
         provider_keys: the keys of providers, sealed.
         usage: what was used, by key, model, provider and day.
+        audit: who changed what.
     """
 
     def __init__(self, database: SQLiteDatabase, secret: str | None = None) -> None:
         self._database = database
         self.usage = UsageStore(database.path)
-        self.keys = KeyStore(database, self.usage)
-        self.provider_keys = ProviderKeyStore(database, Sealer(secret) if secret else None)
+        sealer = Sealer(secret) if secret else None
+        self.audit = AuditLog(database, sealer)
+        self.keys = KeyStore(database, self.usage, self.audit)
+        self.provider_keys = ProviderKeyStore(database, self.audit, sealer)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} in {self._database!r}>"
@@ -38,6 +42,19 @@ class Store:
             StoreUnavailable: it cannot be written.
         """
         self._database.backup(path)
+
+    def rekey(self, old: str) -> int:
+        """Seal everything with this store's secret instead of `old`; return how many secrets.
+
+        Running it again, also after an interruption, is harmless.
+
+        Raises:
+            WrongSecret: something was sealed with neither of both.
+        """
+        sealer = Sealer(old)
+        count = self.provider_keys.rekey(sealer)
+        self.audit.rekey(sealer)
+        return count
 
     def check(self) -> list[str]:
         """Return what the database finds wrong with itself; empty for nothing."""
