@@ -13,9 +13,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import environ_key, is_token
+from .environ import CLIENT_IP
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _LONGEST = 45  # of an IPv6 address with an IPv4 tail
@@ -49,6 +53,14 @@ def parse_address(text: str) -> Address | None:
     """
     # The bound keeps hostile headers out of the cache.
     return _parse(text) if len(text) <= _LONGEST else None
+
+
+def address_of(environ: WSGIEnvironment) -> Address | None:
+    """Return the client's address: the one that a layer has found, else REMOTE_ADDR."""
+    text = environ.get(CLIENT_IP)
+    if text is None:
+        text = environ.get("REMOTE_ADDR") or ""
+    return parse_address(text.partition("%")[0])  # fe80::1%eth0: the zone is the host's own
 
 
 class NetworkSet:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ._addresses import NetworkSet, parse_address
+from ._addresses import Address, NetworkSet, address_of, parse_address
 from .client_address import ProxyTrust
 from .denial import Denial
 from .environ import CLIENT_IP
@@ -69,23 +69,17 @@ class IPAllowlist(Gate):
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Return the refusal for the request's address, None where it is allowed."""
-        return None if self._allows(self._address(environ)) else _REFUSED
+        if self._trust:
+            return self._verdict(parse_address(self._trust.find(environ)))
+        return self._verdict(address_of(environ))
 
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
         """Judge the request, and leave the address that a proxy named to the layers within."""
-        address = self._address(environ)
         if self._trust:
-            environ[CLIENT_IP] = address
-        return None if self._allows(address) else _REFUSED
+            environ[CLIENT_IP] = self._trust.find(environ)
+        return self._verdict(address_of(environ))
 
-    def _address(self, environ: WSGIEnvironment) -> str:
-        if self._trust:
-            return self._trust.find(environ)
-        address: str | None = environ.get(CLIENT_IP)
-        return environ.get("REMOTE_ADDR") or "" if address is None else address
-
-    def _allows(self, text: str) -> bool:
-        address = parse_address(text.partition("%")[0])
+    def _verdict(self, address: Address | None) -> Denial | None:
         if address is None or address in self._deny:
-            return False
-        return self._allow is None or address in self._allow
+            return _REFUSED
+        return None if self._allow is None or address in self._allow else _REFUSED

@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
-from ._addresses import NetworkSet, header_name, parse_address
+from ._addresses import NetworkSet, address_of, header_name
 from ._paths import PathPatterns
 from .counters import MemoryCounters, resolve_counters
 from .denial import Denial, store_denial
 from .dialects import PLAIN, spoken
-from .environ import CLIENT_IP, KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
+from .environ import KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
 from .errors import KeyRevoked, StoreUnavailable
 from .gate import Gate
 from .keys import ApiKey
@@ -248,10 +248,7 @@ def _compiled(
 
 def _judge_rules(rules: _KeyRules, environ: WSGIEnvironment, app: WSGIApplication) -> Denial | None:
     if rules.networks is not None:
-        text = environ.get(CLIENT_IP)
-        if text is None:
-            text = environ.get("REMOTE_ADDR") or ""
-        address = parse_address(text.partition("%")[0])
+        address = address_of(environ)
         if address is None or address not in rules.networks:
             return _BAD_ADDRESS
     if rules.models is not None:

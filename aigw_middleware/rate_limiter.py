@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from ._addresses import header_name, parse_address
+from ._addresses import address_of, header_name
 from .counters import MemoryCounters, resolve_counters
 from .denial import Denial, store_denial
-from .environ import CLAIMS, CLIENT_IP, KEY
+from .environ import CLAIMS, KEY
 from .errors import StoreUnavailable
 from .gate import Gate
 from .limits import parse_limits
@@ -172,10 +172,7 @@ def _claim(environ: WSGIEnvironment, name: str) -> str:
 
 
 def _by_ip(environ: WSGIEnvironment) -> str:
-    text = environ.get(CLIENT_IP)
-    if text is None:
-        text = environ.get("REMOTE_ADDR") or ""
-    address = parse_address(text.partition("%")[0])
+    address = address_of(environ)
     if address is None:
         return "ip:"
     if address.version == 6:

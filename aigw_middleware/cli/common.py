@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -41,6 +42,18 @@ def found(look_up: Callable[[Store], T], store_url: str, id_: str | None) -> T:
         raise click.ClickException(f"there is no record {id_}") from None
 
 
+def without_address(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as the management API shows it, without an address of that API."""
+    return {name: value for name, value in document.items() if name != "uri"}
+
+
+def deleted(done: bool, id_: str) -> None:
+    """Say that a record was deleted; exit code 1 where there was none."""
+    if not done:
+        raise click.ClickException(f"there is no record {id_}")
+    click.echo(f"{id_} was deleted.", err=True)
+
+
 def print_table(columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table; in a pipe, where nothing tells a width, without cutting anything off."""
     table = Table(*(Column(column, no_wrap=column == "id") for column in columns), box=None)
@@ -52,8 +65,11 @@ def print_table(columns: list[str], rows: list[list[Any]]) -> None:
     console.print(table)
 
 
-def print_record(document: Mapping[str, Any]) -> None:
-    """Print a record, a line a field."""
+def print_record(document: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a record, as JSON or a line a field."""
+    if as_json:
+        click.echo(json.dumps(document))
+        return
     table = Table(show_header=False, box=None)
     for field, value in document.items():
         table.add_row(field, plain(shown(value)))

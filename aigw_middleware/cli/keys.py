@@ -15,12 +15,14 @@ from ..management.fields import key_document
 from ..store import open_store
 from .common import (
     before_id_option,
+    deleted,
     found,
     json_option,
     page_size_option,
     print_record,
     print_table,
     store_option,
+    without_address,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -150,7 +152,8 @@ def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bo
 @json_option
 def get(id: str, store_url: str, as_json: bool) -> None:
     """Show one key."""
-    _print_key(found(lambda store: store.keys.get(id), store_url, id), as_json)
+    key = found(lambda store: store.keys.get(id), store_url, id)
+    print_record(document(key), as_json=as_json)
 
 
 @keys.command()
@@ -168,7 +171,8 @@ def update(id: str, store_url: str, as_json: bool, **fields: Any) -> None:
     changes = _given(fields)
     if not changes:
         raise click.UsageError("name at least one field to change")
-    _print_key(found(lambda store: store.keys.update(id, **changes), store_url, id), as_json)
+    key = found(lambda store: store.keys.update(id, **changes), store_url, id)
+    print_record(document(key), as_json=as_json)
 
 
 @keys.command()
@@ -190,23 +194,12 @@ def rotate(id: str, grace: int, store_url: str, as_json: bool) -> None:
 @store_option
 def delete(id: str, store_url: str) -> None:
     """Delete a key for good: from now on no worker accepts it."""
-    if not open_store(store_url).keys.delete(id):
-        raise click.ClickException(f"there is no record {id}")
-    click.echo(f"{id} was deleted.", err=True)
+    deleted(open_store(store_url).keys.delete(id), id)
 
 
 def document(key: ApiKey) -> dict[str, Any]:
-    """Return a key's record as JSON shows it: as the management API does, without an address."""
-    shown = key_document(key, "")
-    del shown["uri"]
-    return shown
-
-
-def _print_key(key: ApiKey, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(document(key)))
-    else:
-        print_record(document(key))
+    """Return a key's record as JSON shows it."""
+    return without_address(key_document(key, ""))
 
 
 def _print_token(key: ApiKey, token: str, done: str, as_json: bool) -> None:

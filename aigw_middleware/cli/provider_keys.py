@@ -15,12 +15,14 @@ from ..management.fields import provider_key_document
 from ..store import open_store
 from .common import (
     before_id_option,
+    deleted,
     found,
     json_option,
     page_size_option,
     print_record,
     print_table,
     store_option,
+    without_address,
 )
 
 from_env_option = click.option("--from-env", metavar="NAME", help="Take it from this variable.")
@@ -62,7 +64,7 @@ def add(
         description=description,
         metadata=metadata,
     )
-    _print(key, as_json)
+    print_record(document(key), as_json=as_json)
 
 
 @provider_keys.command(name="list")
@@ -108,7 +110,7 @@ def rotate(
     """Put another secret in the place of the old one; the id stays."""
     secret = read_secret(from_env, from_file)
     key = found(lambda store: store.provider_keys.rotate(id, secret=secret), store_url, id)
-    _print(key, as_json)
+    print_record(document(key), as_json=as_json)
 
 
 @provider_keys.command()
@@ -116,9 +118,7 @@ def rotate(
 @store_option
 def delete(id: str, store_url: str) -> None:
     """Delete a provider key for good."""
-    if not open_store(store_url).provider_keys.delete(id):
-        raise click.ClickException(f"there is no record {id}")
-    click.echo(f"{id} was deleted.", err=True)
+    deleted(open_store(store_url).provider_keys.delete(id), id)
 
 
 def read_secret(from_env: str | None, from_file: Path | None) -> str:
@@ -142,13 +142,4 @@ def read_secret(from_env: str | None, from_file: Path | None) -> str:
 
 def document(key: ProviderKey) -> dict[str, Any]:
     """Return the record as JSON shows it."""
-    shown = provider_key_document(key, "")
-    del shown["uri"]
-    return shown
-
-
-def _print(key: ProviderKey, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(document(key)))
-    else:
-        print_record(document(key))
+    return without_address(provider_key_document(key, ""))
