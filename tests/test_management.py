@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ PROVIDER_KEYS = "/provider_keys"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(f"sqlite:///{tmp_path}/aigw.db", secret="a master secret for the tests")
+def store(url: str) -> Store:
+    return open_store(url, secret="a master secret for the tests")
 
 
 @pytest.fixture
@@ -255,9 +254,9 @@ def test_unknown_paths_and_methods(api: Any) -> None:
     assert "POST" in answer.headers["Allow"]
 
 
-def test_a_store_that_is_down_is_503(api: Any, tmp_path: Path) -> None:
+def test_a_store_that_is_down_is_503(api: Any, store: Store) -> None:
     """The records are named, and when to come again."""
-    (tmp_path / "aigw.db").unlink()
+    store.close()
     answer = ask(api, "GET", KEYS)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert answer.json["error_code"] == "ERR_AIGW_STORE_UNAVAILABLE"

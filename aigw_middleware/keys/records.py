@@ -1,4 +1,4 @@
-"""The records of gateway keys and provider keys."""
+"""The records of gateway keys, provider keys and admin tokens."""
 
 from __future__ import annotations
 
@@ -71,3 +71,20 @@ class ProviderKey:
     updated_at: datetime | None = None
     disabled: bool = False
     redacted: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminToken:
+    """The record of a token that opens the management API; the token is not in it.
+
+    Attributes:
+        id: `aigat_` and the public id that stands in the token; safe in logs.
+        name: who it is for.
+        role: `read` or `write`.
+        created_at: when it was made, UTC.
+    """
+
+    id: str
+    name: str = ""
+    role: str = "read"
+    created_at: datetime | None = None

@@ -6,9 +6,8 @@ import hmac
 import os
 from hashlib import sha256
 from threading import Lock
-from urllib.parse import unquote, urlsplit
 
-from .sqlite import SQLiteDatabase
+from .opening import locate
 from .store import Store
 
 __all__ = ["Store", "open_store", "resolve_store"]
@@ -23,7 +22,12 @@ def open_store(url: str, *, secret: str | None = None) -> Store:
     Args:
         url: `sqlite:///aigw.db` (three slashes: relative to the working directory) or
             `sqlite:////var/lib/aigw/aigw.db` (four: absolute), as in SQLAlchemy. The file is
-            made, with access for its owner alone, where there is none.
+            made, with access for its owner alone, where there is none. Or
+            `postgresql://user@host/database` with libpq's parameters (a password is better
+            kept in `PGPASSWORD` or `PGPASSFILE`), for gateways on several machines: all
+            stands in its schema `aigw`, which is made where there is none. What the processes
+            of one machine share then lies in the directory `AIGW_STATE`, by default
+            `~/.local/state/aigw-middleware`.
         secret: what seals the keys of providers, at least 16 characters; by default the
             environment variable `AIGW_SECRET`. Without one a store holds gateway keys only.
 
@@ -32,18 +36,18 @@ def open_store(url: str, *, secret: str | None = None) -> Store:
             another one.
         StoreUnavailable: the store cannot be opened, or its schema is newer than this code.
     """
-    path = os.path.realpath(_path(url))
+    name, opening = locate(url)
     if secret is None:
         secret = os.environ.get("AIGW_SECRET") or None
     mark = sha256((secret or "").encode()).digest()
     with _lock:
-        known = _opened.get(path)
+        known = _opened.get(name)
         if known is not None and not known[0].closed:
             if not hmac.compare_digest(known[1], mark):
                 raise ValueError("secret: the store is open in this process with another one")
             return known[0]
-        store = Store(SQLiteDatabase(path), secret)
-        _opened[path] = (store, mark)
+        store = opening(secret)
+        _opened[name] = (store, mark)
         return store
 
 
@@ -54,15 +58,3 @@ def resolve_store(store: Store | str) -> Store:
     if not isinstance(store, Store):
         raise ValueError(f"store: {type(store).__name__} is no store and no URL")
     return store
-
-
-def _path(url: object) -> str:
-    prefix = "sqlite:///"
-    if not isinstance(url, str) or not url.startswith(prefix):
-        # A URL may hold a password: only its scheme is repeated.
-        scheme = urlsplit(url).scheme if isinstance(url, str) else type(url).__name__
-        raise ValueError(f"store: {scheme!r} is no store; write sqlite:///aigw.db")
-    path = unquote(url.removeprefix(prefix))
-    if not path or "?" in path or path == ":memory:":
-        raise ValueError("store: a sqlite URL names a file, without parameters")
-    return path

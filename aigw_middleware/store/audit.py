@@ -22,14 +22,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..keys.sealing import Sealed, Sealer, WrongSecret
 from . import rows
-from .rows import Database
-
-if TYPE_CHECKING:
-    import sqlite3
+from .database import Connection, Database
 
 logger = logging.getLogger("aigw_middleware.audit")
 
@@ -94,7 +91,7 @@ class AuditLog:
         self._sealer = sealer
 
     def record(
-        self, connection: sqlite3.Connection, action: str, record: str, changes: dict[str, Any]
+        self, connection: Connection, action: str, record: str, changes: dict[str, Any]
     ) -> None:
         """Add a row, within the transaction of the change that it tells of."""
         key = self._usable_key(connection)
@@ -160,22 +157,24 @@ class AuditLog:
         """
         kept = _parsed(head)
 
-        def work(connection: sqlite3.Connection) -> builtins_list[str]:
+        def work(connection: Connection) -> builtins_list[str]:
             stored = _get(connection, "audit_head")
             if stored is None:
                 found = connection.execute("SELECT COUNT(*) FROM audit").fetchone()[0]
                 missing = found or (kept is not None and kept[0] > 0)
                 return ["the head is missing"] if missing else []
-            key = self._key(connection)
+            key = self._known_key(connection)
+            if key is None:
+                return ["the key of the audit is missing"]
             problems, marks = _walk(connection, key)
             return problems + _check_head(key, stored, marks) + _check_kept(kept, marks)
 
-        return self._database.read(work)
+        return self._database.snapshot(work)
 
     def rekey(self, old: Sealer) -> None:
         """Seal the chain's key with this store's secret instead of `old`'s; harmless again."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             sealed = _sealed(_get(connection, "audit_key"))
             if self._sealer is None or sealed is None or sealed.master == self._sealer.master:
                 return
@@ -184,26 +183,26 @@ class AuditLog:
 
         self._database.write(work)
 
-    def _usable_key(self, connection: sqlite3.Connection) -> bytes | None:
+    def _usable_key(self, connection: Connection) -> bytes | None:
         """Return the chain's key, None where it cannot be opened."""
+        stored = _get(connection, "audit_key")
+        if stored is None or (self._sealer is not None and _sealed(stored) is None):
+            # Made with the first row, and sealed as soon as there is something to seal with.
+            stored = stored or os.urandom(32).hex()
+            _put(connection, "audit_key", self._kept(stored))
+            return bytes.fromhex(stored)
         try:
-            return self._key(connection)
+            return self._known_key(connection)
         except WrongSecret as error:
             logger.warning("a row of the audit is written without its key: %s", error)
             return None
 
-    def _key(self, connection: sqlite3.Connection) -> bytes:
-        """Return the chain's key, made with the first row."""
+    def _known_key(self, connection: Connection) -> bytes | None:
+        """Return the chain's key; None where there is none."""
         stored = _get(connection, "audit_key")
-        if stored is None:
-            key = os.urandom(32).hex()
-            _put(connection, "audit_key", self._kept(key))
-            return bytes.fromhex(key)
         sealed = _sealed(stored)
-        if sealed is None:
-            if self._sealer is not None and connection.in_transaction:
-                _put(connection, "audit_key", self._kept(stored))  # sealed from now on
-            return bytes.fromhex(stored)
+        if stored is None or sealed is None:
+            return None if stored is None else bytes.fromhex(stored)
         if self._sealer is None:
             raise WrongSecret("the audit's key is sealed; AIGW_SECRET is not set")
         return bytes.fromhex(self._sealer.open(sealed, _RECORD))
@@ -215,7 +214,7 @@ class AuditLog:
 builtins_list = list
 
 
-def _walk(connection: sqlite3.Connection, key: bytes) -> tuple[list[str], dict[int, bytes]]:
+def _walk(connection: Connection, key: bytes) -> tuple[list[str], dict[int, bytes]]:
     """Follow the chain; return what is wrong in it, and the marks by number."""
     problems: list[str] = []
     marks: dict[int, bytes] = {}
@@ -277,17 +276,17 @@ def _parts(stored: str) -> tuple[int, bytes, bytes]:
     return int(number), bytes.fromhex(mark), bytes.fromhex(signature)
 
 
-def _head(connection: sqlite3.Connection) -> tuple[int, bytes]:
+def _head(connection: Connection) -> tuple[int, bytes]:
     stored = _get(connection, "audit_head")
     return (0, _FIRST) if stored is None else _parts(stored)[:2]
 
 
-def _get(connection: sqlite3.Connection, name: str) -> str | None:
+def _get(connection: Connection, name: str) -> str | None:
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else row[0]
 
 
-def _put(connection: sqlite3.Connection, name: str, value: str) -> None:
+def _put(connection: Connection, name: str, value: str) -> None:
     connection.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         (name, value),

@@ -20,11 +20,10 @@ from ..keys.token import digest, new_token, public_id_of, redacted
 from ..limits import parse_limits
 from ..model_rules import ModelRules
 from . import rows
-from .rows import UNSET, Database
+from .database import Connection, Database
+from .rows import UNSET
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from .audit import AuditLog
     from .usage import UsageStore
 
@@ -129,7 +128,7 @@ class KeyStore:
             "updated_at": now,
         }
 
-        def work(connection: sqlite3.Connection) -> ApiKey:
+        def work(connection: Connection) -> ApiKey:
             rows.insert(connection, "keys", row)
             self._audit.record(connection, "create", PREFIX + made.public_id, checked)
             return _present(connection, made.public_id)
@@ -220,7 +219,7 @@ class KeyStore:
         public_id = rows.public_id(id, PREFIX)
         made = new_token(public_id)
 
-        def work(connection: sqlite3.Connection) -> ApiKey:
+        def work(connection: Connection) -> ApiKey:
             row = {
                 "digest": made.digest,
                 "old_until": rows.now() + grace * 1_000_000,
@@ -319,7 +318,7 @@ class KeyStore:
         return [replace(key, last_used=moments.get(key.id)) for key in keys]
 
     def _change(self, public_id: str, row: dict[str, Any]) -> ApiKey:
-        def work(connection: sqlite3.Connection) -> ApiKey:
+        def work(connection: Connection) -> ApiKey:
             rows.update(connection, "keys", public_id, {**row, "updated_at": rows.now()})
             self._audit.record(connection, "update", PREFIX + public_id, row)
             return _present(connection, public_id)
@@ -327,7 +326,7 @@ class KeyStore:
         return self._with_last_used([self._database.write(work)])[0]
 
 
-def _present(connection: sqlite3.Connection, public_id: str) -> ApiKey:
+def _present(connection: Connection, public_id: str) -> ApiKey:
     condition = "public_id = ? AND deleted_at IS NULL"
     statement = f"SELECT {_COLUMNS} FROM keys WHERE {condition}"  # noqa: S608  (our own names)
     row = connection.execute(statement, (public_id,)).fetchone()

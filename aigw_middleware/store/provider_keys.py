@@ -11,11 +11,10 @@ from ..keys.sealing import HOW_TO_MAKE_ONE, Sealed, Sealer, WrongSecret
 from ..keys.token import new_public_id
 from ..providers.catalogue import NAMES
 from . import rows
-from .rows import UNSET, Database
+from .database import Connection, Database
+from .rows import UNSET
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from .audit import AuditLog
 
 PREFIX = "aigpk_"
@@ -74,7 +73,7 @@ class ProviderKeyStore:
             **self._seal(secret, public_id),
         }
 
-        def work(connection: sqlite3.Connection) -> ProviderKey:
+        def work(connection: Connection) -> ProviderKey:
             rows.insert(connection, "provider_keys", row)
             told = {name: row[name] for name in ("provider", "description", "metadata")}
             self._audit.record(connection, "create", PREFIX + public_id, told | {"secret": "set"})
@@ -231,7 +230,7 @@ class ProviderKeyStore:
     def _change(
         self, public_id: str, row: dict[str, Any], action: str, told: dict[str, Any]
     ) -> ProviderKey:
-        def work(connection: sqlite3.Connection) -> ProviderKey:
+        def work(connection: Connection) -> ProviderKey:
             changed = {**row, "updated_at": rows.now()}
             rows.update(connection, "provider_keys", public_id, changed)
             self._audit.record(connection, action, PREFIX + public_id, told)
@@ -252,7 +251,7 @@ def _provider(name: object) -> str:
     return NAMES.get(checked.lower(), checked)
 
 
-def _sealed_rows(connection: sqlite3.Connection) -> list[tuple[str, str, Sealed, bool]]:
+def _sealed_rows(connection: Connection) -> list[tuple[str, str, Sealed, bool]]:
     found = connection.execute(
         "SELECT public_id, provider, master, wrapped, sealed, disabled FROM provider_keys "
         "WHERE deleted_at IS NULL ORDER BY number DESC"
@@ -263,7 +262,7 @@ def _sealed_rows(connection: sqlite3.Connection) -> list[tuple[str, str, Sealed,
 def _replacing(public_id: str, before: Sealed, after: Sealed) -> Any:
     """Return the work that replaces a record's data key, unless it was rotated meanwhile."""
 
-    def work(connection: sqlite3.Connection) -> int:
+    def work(connection: Connection) -> int:
         return connection.execute(
             "UPDATE provider_keys SET master = ?, wrapped = ? WHERE public_id = ? AND wrapped = ?",
             (after.master, after.wrapped, public_id, before.wrapped),
@@ -272,7 +271,7 @@ def _replacing(public_id: str, before: Sealed, after: Sealed) -> Any:
     return work
 
 
-def _present(connection: sqlite3.Connection, public_id: str) -> ProviderKey:
+def _present(connection: Connection, public_id: str) -> ProviderKey:
     condition = "public_id = ? AND deleted_at IS NULL"
     statement = f"SELECT {_COLUMNS} FROM provider_keys WHERE {condition}"  # noqa: S608
     row = connection.execute(statement, (public_id,)).fetchone()

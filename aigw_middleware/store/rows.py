@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from .database import Connection, Database
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from .audit import AuditLog
-
-T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LARGEST = 2**63 - 1
-
-
-class Database(Protocol):
-    """What a table asks of the database that it is in."""
-
-    def tag(self) -> Hashable:
-        """Return what stays equal while everything that was read is still true."""
-
-    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` outside a transaction."""
-
-    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction."""
 
 
 class Unset:
@@ -48,6 +33,11 @@ def from_microseconds(value: int | None) -> datetime | None:
 def to_microseconds(moment: datetime) -> int:
     """Return an aware datetime as it is stored."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def day(value: int) -> str:
+    """Return the day (UTC) of a stored time, `2026-11-25`."""
+    return (_EPOCH + timedelta(microseconds=value)).date().isoformat()
 
 
 def now() -> int:
@@ -104,7 +94,7 @@ def page(
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 100:
         raise ValueError(f"limit: {limit!r} is not between 1 and 100")
 
-    def work(connection: sqlite3.Connection) -> list[Sequence[Any]]:
+    def work(connection: Connection) -> list[Sequence[Any]]:
         before = LARGEST
         if before_id is not None:
             found = connection.execute(
@@ -123,13 +113,13 @@ def page(
     return database.read(work)
 
 
-def insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+def insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
     """Insert one row."""
     marks = ", ".join(f":{column}" for column in row)
     connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)  # noqa: S608
 
 
-def update(connection: sqlite3.Connection, table: str, id_: str, row: dict[str, Any]) -> bool:
+def update(connection: Connection, table: str, id_: str, row: dict[str, Any]) -> bool:
     """Change the row with public id `id_`; False where there is none."""
     changes = ", ".join(f"{column} = :{column}" for column in row)
     condition = "public_id = :public_id AND deleted_at IS NULL"
@@ -155,7 +145,7 @@ def delete(
         return False
     row = {**cleared, "deleted_at": now()}
 
-    def work(connection: sqlite3.Connection) -> bool:
+    def work(connection: Connection) -> bool:
         found = update(connection, table, key, row)
         if found:
             audit.record(connection, "delete", id_, {})

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from ..errors import StoreUnavailable
 from .change import ChangeWord
+from .database import Migrations
 from .schema import MIGRATIONS
 
 T = TypeVar("T")
@@ -25,6 +26,13 @@ POLL_SECONDS = 1.0
 """How often a process looks for changes that were not announced."""
 
 APPLICATION_ID = 0x61696777  # "aigw", which `file` shows
+
+_TYPES = {
+    "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
+    "integer": "INTEGER",
+    "bytes": "BLOB",
+    "table": "STRICT",
+}
 
 
 class SQLiteDatabase:
@@ -50,7 +58,7 @@ class SQLiteDatabase:
     def __init__(
         self,
         path: str,
-        migrations: Sequence[Sequence[str]] = MIGRATIONS,
+        migrations: Migrations = MIGRATIONS,
         *,
         synchronous: str = "FULL",
         announced: bool = True,
@@ -108,6 +116,15 @@ class SQLiteDatabase:
         with self._connection() as connection:
             return work(connection)
 
+    def snapshot(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work`, which only reads, on one state of the database.
+
+        Raises:
+            StoreUnavailable: as `read`.
+        """
+        with self._connection() as connection, _transaction(connection, "DEFERRED"):
+            return work(connection)
+
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction; when this returns it is on disk and every process knows.
 
@@ -115,14 +132,8 @@ class SQLiteDatabase:
             StoreUnavailable: as `read`, or the file cannot be written. Nothing was changed.
         """
         with self._connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(connection, "IMMEDIATE"):
                 result = work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
             if self._word is not None:
                 self._word.bump()
             return result
@@ -233,7 +244,7 @@ class SQLiteDatabase:
             # Read again under the lock: another process may have done it meanwhile.
             for step in self._migrations[_version(connection) :]:
                 for statement in step:
-                    connection.execute(statement)
+                    connection.execute(statement.format(**_TYPES))
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
 
@@ -305,6 +316,18 @@ class SQLiteDatabase:
         self._pool_of = None
         self._lock = Lock()
         self._stop = threading.Event()
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from ..keys.sealing import Sealer
+from .admin_tokens import AdminTokenStore
 from .audit import AuditLog
+from .database import Database
 from .keys import KeyStore
 from .provider_keys import ProviderKeyStore
-from .sqlite import SQLiteDatabase
 from .usage import UsageStore
+
+USAGE_SUFFIX = "-usage"
+"""What the file of the usage has behind the name of the store's own, where both are files."""
 
 
 class Store:
@@ -15,33 +19,39 @@ class Store:
 
     Args:
         database: where they are.
+        usage: what was used; a store of its own, so that it makes nobody read the keys anew.
         secret: what seals provider keys, `AIGW_SECRET`; None where there are none.
 
     Attributes:
         keys: the gateway keys.
         provider_keys: the keys of providers, sealed.
+        admin_tokens: the tokens that open the management API.
         usage: what was used, by key, model, provider and day.
         audit: who changed what.
     """
 
-    def __init__(self, database: SQLiteDatabase, secret: str | None = None) -> None:
+    def __init__(self, database: Database, usage: UsageStore, secret: str | None = None) -> None:
         self._database = database
-        self.usage = UsageStore(database.path)
+        self.usage = usage
         sealer = Sealer(secret) if secret else None
         self.audit = AuditLog(database, sealer)
         self.keys = KeyStore(database, self.usage, self.audit)
         self.provider_keys = ProviderKeyStore(database, self.audit, sealer)
+        self.admin_tokens = AdminTokenStore(database, self.audit)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} in {self._database!r}>"
 
     def backup(self, path: str) -> None:
-        """Write a whole copy of the records to the file `path`, also while they are in use.
+        """Write a whole copy of the records to the SQLite file `path`, also while in use.
+
+        What was used goes to `path` with `-usage` behind it. Both open as a store of their own.
 
         Raises:
-            StoreUnavailable: it cannot be written.
+            StoreUnavailable: they cannot be written, or a file is there already.
         """
         self._database.backup(path)
+        self.usage.backup(f"{path}{USAGE_SUFFIX}")
 
     def rekey(self, old: str) -> int:
         """Seal everything with this store's secret instead of `old`; return how many secrets.
@@ -58,7 +68,7 @@ class Store:
 
     def check(self) -> list[str]:
         """Return what the database finds wrong with itself; empty for nothing."""
-        return self._database.check()
+        return self._database.check() + self.usage.check()
 
     @property
     def closed(self) -> bool:

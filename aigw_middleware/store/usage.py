@@ -13,17 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from ..errors import StoreUnavailable
 from ..usage.figures import NANO, figures_of
 from ..usage.journal import Journal, is_abandoned, journals, read_rows
 from . import rows
-from .sqlite import SQLiteDatabase
-
-if TYPE_CHECKING:
-    import sqlite3
+from .database import Connection, Database, Migrations
 
 logger = logging.getLogger(__name__)
 
@@ -32,54 +29,50 @@ WAIT_SECONDS = 2.0
 _MOST_READ = 8 * 1024 * 1024
 _USED, _ROW = "k", "u"
 
-SCHEMA = (
+MIGRATIONS: Migrations = (
     (
         """
         CREATE TABLE usage (
-            number INTEGER PRIMARY KEY,
-            at INTEGER NOT NULL,
+            number {serial},
+            at {integer} NOT NULL,
             request_id TEXT NOT NULL,
             key_id TEXT,
             provider TEXT,
             model TEXT,
             path TEXT NOT NULL,
-            status INTEGER NOT NULL,
-            input_tokens INTEGER NOT NULL,
-            output_tokens INTEGER NOT NULL,
-            cached_input_tokens INTEGER NOT NULL,
-            reasoning_tokens INTEGER NOT NULL,
-            cost INTEGER,
-            duration INTEGER NOT NULL,
-            first_byte INTEGER
-        ) STRICT
+            status {integer} NOT NULL,
+            input_tokens {integer} NOT NULL,
+            output_tokens {integer} NOT NULL,
+            cached_input_tokens {integer} NOT NULL,
+            reasoning_tokens {integer} NOT NULL,
+            cost {integer},
+            duration {integer} NOT NULL,
+            first_byte {integer}
+        ) {table}
         """,
         "CREATE INDEX usage_at ON usage (at)",
-        "CREATE TABLE last_used (key_id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT",
-        "CREATE TABLE journals (name TEXT PRIMARY KEY, read INTEGER NOT NULL) STRICT",
+        "CREATE TABLE last_used (key_id TEXT PRIMARY KEY, at {integer} NOT NULL) {table}",
+        "CREATE TABLE journals (name TEXT PRIMARY KEY, read {integer} NOT NULL) {table}",
     ),
 )
 
-_BY = {
-    "key": "key_id",
-    "model": "model",
-    "provider": "provider",
-    "day": "strftime('%Y-%m-%d', at / 1000000, 'unixepoch')",
-}
+TABLES = ("usage", "last_used", "journals")
+
+_DAY = 86_400 * 1_000_000
+_BY = {"key": "key_id", "model": "model", "provider": "provider", "day": f"at / {_DAY}"}
 
 
 class UsageStore:
     """Books what requests have used, and sums it up; `store.usage`.
 
     Args:
-        path: of the records; the files of this part stand beside it.
+        database: where it is booked.
+        spool: the directory of this machine in which rows wait to be moved there.
     """
 
-    def __init__(self, path: str) -> None:
-        self._database = SQLiteDatabase(
-            f"{path}-usage", SCHEMA, synchronous="NORMAL", announced=False
-        )
-        # Not "-journal": a file of that name is SQLite's own.
-        self._journal = Journal(f"{path}-spool")
+    def __init__(self, database: Database, spool: str) -> None:
+        self._database = database
+        self._journal = Journal(spool)
         self._merger_pid = 0
         self._stop = threading.Event()
         self._last_seconds: dict[str, int] = {}
@@ -117,11 +110,11 @@ class UsageStore:
         row = [
             _ROW,
             rows.now(),
-            request_id,
+            _kept(request_id),
             key_id,
             provider,
-            model,
-            path[:512],
+            None if model is None else _kept(model),
+            _kept(path),
             status,
             *figures_of(usage),
             round(duration * 1_000_000),
@@ -145,6 +138,8 @@ class UsageStore:
 
     def last_used(self, key_ids: Sequence[str]) -> dict[str, datetime]:
         """Return when each of the keys last let a request in; a key without is left out."""
+        if not key_ids:
+            return {}
         self.merge()
         marks = ", ".join("?" * len(key_ids))
         statement = f"SELECT key_id, at FROM last_used WHERE key_id IN ({marks})"  # noqa: S608
@@ -175,24 +170,26 @@ class UsageStore:
             raise ValueError(f"by: {by!r} is none of {', '.join(_BY)}")
         span = (_moment("since", since, 0), _moment("until", until, rows.LARGEST))
         self.merge()
-        order = "1" if by == "day" else "2 DESC, 1"
         statement = (
             f"SELECT {_BY[by]}, COUNT(*), SUM(input_tokens), SUM(output_tokens), "  # noqa: S608
             "SUM(cached_input_tokens), SUM(cost) FROM usage WHERE at >= ? AND at < ? "
-            f"GROUP BY 1 ORDER BY {order}"
+            "GROUP BY 1"
         )
         found = self._database.read(lambda c: c.execute(statement, span).fetchall())
-        return [
-            {
-                by: row[0],
-                "requests": row[1],
-                "input_tokens": row[2],
-                "output_tokens": row[3],
-                "cached_input_tokens": row[4],
-                "cost": None if row[5] is None else row[5] / NANO,
-            }
-            for row in found
-        ]
+        if by == "day":
+            found = [(rows.day(row[0] * _DAY), *row[1:]) for row in sorted(found)]
+        else:
+            found.sort(key=lambda row: (-row[1], row[0] or ""))
+        return [_sum(by, row) for row in found]
+
+    def backup(self, path: str) -> None:
+        """Write a copy of what is booked to the SQLite file `path`."""
+        self.merge()
+        self._database.backup(path)
+
+    def check(self) -> list[str]:
+        """Return what the database finds wrong with itself; empty for nothing."""
+        return self._database.check()
 
     def merge(self) -> None:
         """Move the journals of all processes into the database.
@@ -225,7 +222,7 @@ class UsageStore:
             # Asked first: what an abandoned file holds now is all that it will ever hold.
             abandoned = is_abandoned(path)
 
-            def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            def work(connection: Connection) -> tuple[int, int]:
                 known = connection.execute(
                     "SELECT read FROM journals WHERE name = ?", (path.name,)
                 ).fetchone()
@@ -294,13 +291,24 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _insert(connection: sqlite3.Connection, found: list[list[Any]]) -> None:
-    used = [row[1:] for row in found if row[0] == _USED]
+def _sum(by: str, row: Sequence[Any]) -> dict[str, Any]:
+    # PostgreSQL sums 64 bit integers to a Decimal.
+    names = ("requests", "input_tokens", "output_tokens", "cached_input_tokens")
+    figures = {name: int(value) for name, value in zip(names, row[1:5], strict=True)}
+    return {by: row[0], **figures, "cost": None if row[5] is None else int(row[5]) / NANO}
+
+
+def _insert(connection: Connection, found: list[list[Any]]) -> None:
+    used: dict[str, int] = {}
+    for row in found:
+        if row[0] == _USED:
+            used[row[1]] = max(row[2], used.get(row[1], 0))
     booked = [row[1:] for row in found if row[0] == _ROW]
     connection.executemany(
-        "INSERT INTO last_used VALUES (?, ?) "
-        "ON CONFLICT (key_id) DO UPDATE SET at = MAX(at, excluded.at)",
-        used,
+        "INSERT INTO last_used VALUES (?, ?) ON CONFLICT (key_id) DO UPDATE SET at = "
+        "CASE WHEN excluded.at > last_used.at THEN excluded.at ELSE last_used.at END",
+        # In one order everywhere, so that two machines that merge never wait for each other.
+        sorted(used.items()),
     )
     connection.executemany(
         "INSERT INTO usage (at, request_id, key_id, provider, model, path, status, input_tokens, "
@@ -308,6 +316,11 @@ def _insert(connection: sqlite3.Connection, found: list[list[Any]]) -> None:
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         booked,
     )
+
+
+def _kept(text: str) -> str:
+    """Return a text of a client's as any database takes it: one that none takes would stop all."""
+    return text[:512].encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _moment(option: str, moment: datetime | None, default: int) -> int:

@@ -53,7 +53,7 @@ class Journal:
     def _open(self) -> None:
         self._close()
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+        name = f"{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}"
         path = os.path.join(self.directory, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o600)
