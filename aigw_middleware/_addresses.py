@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import environ_key, is_token
+from ._options import several
 from .environ import CLIENT_IP
 
 if TYPE_CHECKING:
@@ -75,11 +76,9 @@ class NetworkSet:
     """
 
     def __init__(self, option: str, networks: Iterable[object]) -> None:
-        if isinstance(networks, str):
-            networks = [networks]
         v4: list[IPv4Network] = []
         v6: list[IPv6Network] = []
-        for entry in networks:
+        for entry in several(option, networks):
             network = _network(option, entry)
             (v4 if isinstance(network, IPv4Network) else v6).append(network)  # type: ignore[arg-type]
         self._ranges = {4: _ranges(v4), 6: _ranges(v6)}
@@ -94,6 +93,8 @@ class NetworkSet:
 
 
 def _network(option: str, entry: object) -> IPv4Network | IPv6Network:
+    if "%" in str(entry):
+        raise ValueError(f"{option}: {str(entry)!r}: the zone is this host's own, leave it out")
     try:
         network = ip_network(str(entry))
     except ValueError as error:

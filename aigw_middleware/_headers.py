@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_ODD_KEY = re.compile(r"[ \t](?:\n|$)").search
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]").search
 
 # RFC 9110 §7.6.1 and the ones that proxies have long treated alike.
@@ -43,6 +45,17 @@ def environ_key(name: str) -> str:
     """Return the environ key of header `name`; `-` and `_` fold into one."""
     folded = name.lower().replace("_", "-")
     return _BARE.get(folded) or "HTTP_" + folded.upper().replace("-", "_")
+
+
+def misnamed(environ: Mapping[str, object], keys: tuple[str, ...]) -> list[str]:
+    """Return the environ keys that a lenient reader could take for one of `keys`.
+
+    Some servers hand on what is no header's name, such as `X-Api-Key : ...`
+    (RFC 9112 §5.1 asks them to refuse it).
+    """
+    if not _ODD_KEY("\n".join(environ)):
+        return []
+    return [key for key in environ if key.rstrip(" \t") in keys and key not in keys]
 
 
 @lru_cache(maxsize=1024)

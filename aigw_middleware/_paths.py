@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ._options import several
+
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)").search
 
 
@@ -35,11 +37,9 @@ class PathPatterns:
     """
 
     def __init__(self, option: str, patterns: Iterable[str]) -> None:
-        if isinstance(patterns, str):
-            patterns = [patterns]
         exact: set[str] = set()
         prefixes: set[str] = set()
-        for pattern in patterns:
+        for pattern in several(option, patterns):
             if not isinstance(pattern, str) or not pattern.startswith("/"):
                 raise ValueError(f"{option}: {pattern!r} is no path; it must begin with '/'")
             stem = pattern.removesuffix("*")

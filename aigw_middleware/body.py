@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
+from ._watchdog import watchdog
 from .environ import BODY
 from .errors import (
     BodyError,
@@ -101,8 +103,22 @@ def content_length(environ: WSGIEnvironment) -> int | None:
 
 
 def has_body(environ: WSGIEnvironment) -> bool:
-    """Whether the request announces a body (RFC 9112 §6.3)."""
-    return bool(environ.get("HTTP_TRANSFER_ENCODING")) or bool(content_length(environ))
+    """Whether the request may have a body (RFC 9112 §6.3, RFC 9113 §8.1)."""
+    return (
+        bool(environ.get("HTTP_TRANSFER_ENCODING"))
+        or bool(content_length(environ))
+        or is_unframed(environ)
+    )
+
+
+def is_unframed(environ: WSGIEnvironment) -> bool:
+    """Whether only reading tells if there is a body: HTTP/2 needs no header for it."""
+    return (
+        environ.get("SERVER_PROTOCOL", "").startswith(("HTTP/2", "HTTP/3"))
+        and not environ.get("CONTENT_LENGTH")
+        and not environ.get("HTTP_TRANSFER_ENCODING")
+        and bool(environ.get("wsgi.input_terminated"))
+    )
 
 
 def whole(environ: WSGIEnvironment, max_bytes: int) -> Body:
@@ -144,6 +160,8 @@ def blocks(environ: WSGIEnvironment, max_bytes: int) -> Iterator[bytes]:
     """
     length = content_length(environ)
     stream = environ["wsgi.input"]
+    if is_unframed(environ):
+        return _chunked_blocks(environ, stream, max_bytes)
     if environ.get("HTTP_TRANSFER_ENCODING"):
         if not environ.get("wsgi.input_terminated"):
             raise LengthRequired("A chunked body needs a server that can tell where it ends.")
@@ -232,12 +250,35 @@ def discard_unread(environ: WSGIEnvironment) -> None:
 def _discard(environ: WSGIEnvironment, left: int) -> None:
     stream = environ["wsgi.input"]
     deadline = time.monotonic() + DISCARD_SECONDS
-    while left > 0 and (seconds := deadline - time.monotonic()) > 0:
-        with _client_timeout(environ, seconds):
-            block = stream.read(min(left, 8192))
-        if not block:
-            return
-        left -= len(block)
+    sock = client_socket(environ)
+    # A server's `read` waits for many bytes, each with a timeout of its own.
+    cut = None if sock is None else _Cut(sock, deadline)
+    if cut is not None:
+        watchdog.add(cut)
+    try:
+        while left > 0 and (seconds := deadline - time.monotonic()) > 0:
+            with _client_timeout(environ, seconds):
+                block = stream.read(min(left, 8192))
+            if not block:
+                return
+            left -= len(block)
+    finally:
+        if cut is not None:
+            watchdog.remove(cut)
+
+
+class _Cut:
+    """Ends reading from a client at a deadline; what is written to it still arrives."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def check(self) -> None:
+        """Called by the watchdog."""
+        if time.monotonic() > self._deadline:
+            with suppress(OSError):  # it has gone
+                socket.socket.shutdown(self._sock, socket.SHUT_RD)
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ._addresses import NetworkSet, client_address, forwarded_addresses, header_name
+from ._options import application, several
 from .environ import CLIENT_IP, enter
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class ProxyTrust:
     """
 
     def __init__(self, trusted_proxies: Iterable[str], header: str, *, option: str) -> None:
-        proxies = [trusted_proxies] if isinstance(trusted_proxies, str) else list(trusted_proxies)
+        proxies = several("trusted_proxies", trusted_proxies)
         self._unix = "unix" in proxies
         self._networks = NetworkSet("trusted_proxies", [p for p in proxies if p != "unix"])
         self._header = header_name(option, header)
@@ -74,7 +75,7 @@ class ClientAddress:
         *,
         header: str = "X-Forwarded-For",
     ) -> None:
-        self.app = app
+        self.app = application(app)
         self._trust = ProxyTrust(trusted_proxies, header, option="header")
         if not self._trust:
             raise ValueError("trusted_proxies: empty; name the proxies that may tell the address")

@@ -11,13 +11,15 @@ import os
 import re
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 REQUEST_ID = "aigw.request_id"
 """str: set by the outermost layer; the client's `X-Request-Id` where it is sane."""
+GOOGLE_CLIENT = "aigw.google_client"
+"""True where the request came with Google's credential header, which a layer has taken out."""
 CLIENT_IP = "aigw.client_ip"
 """str: the client's address, IPv4-mapped IPv6 as IPv4; `""` where a trusted proxy named none
 that can be read. Where the key is absent, `REMOTE_ADDR` counts."""
@@ -26,8 +28,8 @@ KEY = "aigw.key"
 KEY_ALIVE = "aigw.key_alive"
 """callable `() -> bool`: whether the key is still good; cheap enough to be asked often."""
 BYPASSED = "aigw.bypassed"
-"""True where a `stack` with `paths` has let the request go by its layers: then the forwarder
-does not forward it unless some other gate has judged it."""
+"""`Bypassed`, where a `stack` with `paths` has let the request go by its layers: then the forwarder
+does not forward it unless other gates have judged it."""
 WATCHED = "aigw.watched"
 """True where the forwarder ends the answer by itself when the key is no longer good."""
 CLAIMS = "aigw.claims"
@@ -74,6 +76,19 @@ _SECRET_VARIABLES = (
 )
 # `AIGW_STORE` and the like may hold a password in a URL, `AIGW_VAULT_*` are secrets by intent.
 _REMOVED = tuple({*_SECRET_VARIABLES, *(name for name in os.environ if name.startswith("AIGW_"))})
+
+
+class Bypassed(NamedTuple):
+    """What a request went by.
+
+    Attributes:
+        judged: how many gates had judged it by then.
+        authenticates: whether a layer that it went by asks who the client is.
+    """
+
+    judged: int
+    authenticates: bool
+
 
 _next_number = count(1).__next__
 _process_prefix = ""

@@ -11,6 +11,7 @@
     │   ├── LengthRequired    chunked, under a server that cannot tell its end
     │   └── BodyInvalid       not what its path requires
     ├── KeyRevoked            the key of an open stream is no longer good
+    ├── ClientLeft            the client hung up while its answer was coming
     └── UpstreamError         the provider gave no (whole) answer
         ├── UpstreamUnreachable   no connection, or it broke the protocol
         ├── UpstreamTimeout       it took too long
@@ -40,6 +41,10 @@ class StoreUnavailable(GatewayError):
 
 class KeyRevoked(GatewayError):
     """The key under which a stream was opened was deleted, disabled or has expired."""
+
+
+class ClientLeft(GatewayError):
+    """The client closed the connection while its answer was still coming."""
 
 
 class BodyError(GatewayError):

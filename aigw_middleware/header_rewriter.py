@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._headers import HOP_BY_HOP, environ_key, is_token, is_value
+from ._options import application, several
 from .environ import enter
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class HeaderRewriter:
         request: Mapping[str, Any] | None = None,
         response: Mapping[str, Any] | None = None,
     ) -> None:
-        self.app = app
+        self.app = application(app)
         self._request = _read("request", request)
         self._response = _read("response", response)
 
@@ -102,9 +103,7 @@ def _read(option: str, changes: Mapping[str, Any] | None) -> _Changes | None:
             f"{option}: {min(map(str, unknown))!r} is none of {', '.join(_OPERATIONS)}"
         )
     names: dict[str, str] = {}
-    removed = changes.get("remove") or ()
-    if isinstance(removed, str):
-        removed = [removed]
+    removed = several(f"{option}: remove", changes.get("remove") or ())
     renamed = _pairs(option, "rename", changes.get("rename"))
     return _Changes(
         frozenset(_name(option, "remove", name, names) for name in removed),

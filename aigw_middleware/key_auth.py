@@ -6,6 +6,7 @@ clients may reach; it says who a client is, not who a person is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
 from ._addresses import NetworkSet, address_of, header_name
+from ._headers import misnamed
+from ._options import several
 from ._paths import PathPatterns
 from .counters import MemoryCounters, resolve_counters
 from .denial import Denial, store_denial
 from .dialects import PLAIN, spoken
-from .environ import KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
+from .environ import GOOGLE_CLIENT, KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
 from .errors import KeyRevoked, StoreUnavailable
 from .gate import Gate
 from .keys import ApiKey
@@ -34,6 +37,9 @@ _BAD_KEY = Denial(
     headers=(("WWW-Authenticate", 'Bearer realm="ai-gateway"'),),
 )
 _BAD_ADDRESS = Denial("ip_not_allowed", "This key may not be used from this address.")
+
+
+logger = logging.getLogger(__name__)
 
 
 class Keys(Protocol):
@@ -85,6 +91,8 @@ class KeyAuth(Gate):
         ValueError: an option is wrong.
     """
 
+    authenticates = True
+
     def __init__(
         self,
         app: WSGIApplication,
@@ -105,12 +113,18 @@ class KeyAuth(Gate):
         self._keys = keys
         # Not of every kind of `keys`: fixed secrets cannot be revoked.
         self._watch: Callable[[str], Callable[[], bool]] | None = getattr(keys, "watch", None)
+        if endpoint is not None and not isinstance(endpoint, str):
+            raise ValueError(f"endpoint: must be a text, not {type(endpoint).__name__}")
         self._endpoint = endpoint
         self._exempt = PathPatterns("exempt", exempt)
-        names = [headers] if isinstance(headers, str) else list(headers)
+        names = several("headers", headers)
         self._headers = tuple(dict.fromkeys(header_name("headers", name) for name in names))
-        if query_parameter is not None and not query_parameter:
-            raise ValueError("query_parameter: empty; None reads no parameter")
+        if query_parameter is not None and not (
+            isinstance(query_parameter, str) and query_parameter
+        ):
+            raise ValueError(
+                "query_parameter: must be a text that is not empty; None reads no parameter"
+            )
         self._parameter = query_parameter
         if not self._headers and query_parameter is None:
             raise ValueError("headers: empty, and no query_parameter: no key could be presented")
@@ -124,7 +138,9 @@ class KeyAuth(Gate):
         if isinstance(found, Denial):
             return found
         rules = _rules_of(found)
-        denial = _judge_rules(rules, environ, self.app)
+        if isinstance(rules, Denial):
+            return rules
+        denial = _judge_rules(rules, environ, self.app, hand_on=False)
         if denial is None and rules.limits is not None:
             denial = rules.limits.judge(self._counters, found.id)
         return denial
@@ -142,7 +158,9 @@ class KeyAuth(Gate):
         if self._watch is not None:
             environ[KEY_ALIVE] = self._watch(found.id)
         rules = _rules_of(found)
-        denial = _judge_rules(rules, environ, self.app)
+        if isinstance(rules, Denial):
+            return rules
+        denial = _judge_rules(rules, environ, self.app, hand_on=self.enforce)
         if denial is None and rules.limits is not None:
             denial = self._spend(rules.limits, found, environ)
         return denial
@@ -192,8 +210,12 @@ class KeyAuth(Gate):
             return store_denial(error)
 
     def _take_out(self, environ: WSGIEnvironment) -> None:
+        if "HTTP_X_GOOG_API_KEY" in environ:
+            environ[GOOGLE_CLIENT] = True  # which dialect it speaks is told by that
         for name in self._headers:
             environ.pop(name, None)
+        for name in misnamed(environ, self._headers):
+            del environ[name]
         if self._parameter is not None:
             _remove_parameter(environ, self._parameter)
 
@@ -206,7 +228,11 @@ class _RevocableBody:
 
     def __init__(self, iterable: Iterable[bytes], alive: Callable[[], bool]) -> None:
         self._iterable = iterable
-        self._next = iter(iterable).__next__
+        try:
+            self._next = iter(iterable).__next__
+        except BaseException:
+            self.close()
+            raise
         self._alive = alive
 
     def __iter__(self) -> _RevocableBody:
@@ -230,8 +256,13 @@ class _KeyRules(NamedTuple):
     limits: NamedLimits | None
 
 
-def _rules_of(key: ApiKey) -> _KeyRules:
-    return _compiled(key.networks, key.models, key.limits)
+def _rules_of(key: ApiKey) -> _KeyRules | Denial:
+    try:
+        return _compiled(key.networks, key.models, key.limits)
+    except ValueError as error:
+        # From an object of the user's own; a store has checked what it keeps.
+        logger.error("the rules of key %s cannot be read: %s", key.id, error)
+        return store_denial(StoreUnavailable("the rules of the key cannot be read"))
 
 
 @lru_cache(maxsize=4096)
@@ -246,13 +277,15 @@ def _compiled(
     )
 
 
-def _judge_rules(rules: _KeyRules, environ: WSGIEnvironment, app: WSGIApplication) -> Denial | None:
+def _judge_rules(
+    rules: _KeyRules, environ: WSGIEnvironment, app: WSGIApplication, *, hand_on: bool
+) -> Denial | None:
     if rules.networks is not None:
         address = address_of(environ)
         if address is None or address not in rules.networks:
             return _BAD_ADDRESS
     if rules.models is not None:
-        return judge_models(rules.models, environ, app)
+        return judge_models(rules.models, environ, app, hand_on=hand_on)
     return None
 
 

@@ -103,10 +103,17 @@ def requested_model(dialect: Dialect, path: str, document: dict[str, Any] | None
 
 
 def judge_models(
-    rules: ModelRules, environ: WSGIEnvironment, app: WSGIApplication
+    rules: ModelRules, environ: WSGIEnvironment, app: WSGIApplication, *, hand_on: bool
 ) -> Denial | None:
-    """Judge the request's model, or hand the rule to the forwarder within."""
-    if _has_final_judge(app):
+    """Judge the request's model, or hand the rule to the forwarder within.
+
+    Args:
+        rules: the rules.
+        environ: the request.
+        app: what the gate wraps.
+        hand_on: False judges what the body says in any case, and changes nothing.
+    """
+    if hand_on and has_final_judge(app):
         environ.setdefault(MODEL_RULES, []).append(rules.judge)
         return None
     dialect, path = spoken(environ)
@@ -132,7 +139,7 @@ def _model_in_body(dialect: Dialect, path: str, environ: WSGIEnvironment) -> str
     return requested_model(dialect, rest, document)
 
 
-def _has_final_judge(app: object) -> bool:
+def has_final_judge(app: object) -> bool:
     """Whether a forwarder that judges models stands within `app`, behind layers of ours.
 
     Only our own layers are looked through: they hand every request on, of others nobody knows.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._options import application
 from ._paths import PathPatterns
-from .environ import BYPASSED, suffixes
+from .environ import BYPASSED, DECISIONS, Bypassed, suffixes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -38,7 +40,7 @@ def stack(
         TypeError: an instance stands where a layer belongs.
         ValueError: a pattern of `paths` is wrong.
     """
-    wrapped = app
+    wrapped = application(app)
     for position, layer in reversed(list(enumerate(layers, 1))):
         _check_layer(layer, position)
         wrapped = layer(wrapped)
@@ -64,12 +66,22 @@ class _Guarded:
         self.patterns = patterns
         self.guarded = guarded
         self.app = app
+        self.authenticates = _authenticates(guarded, app)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if any(map(self.patterns.guards, suffixes(environ))):
             return self.guarded(environ, start_response)
-        environ[BYPASSED] = True
+        environ[BYPASSED] = Bypassed(len(environ.get(DECISIONS, ())), self.authenticates)
         return self.app(environ, start_response)
+
+
+def _authenticates(guarded: Any, app: object) -> bool:
+    """Whether one of the layers around `app` asks who the client is."""
+    while guarded is not None and guarded is not app:
+        if getattr(guarded, "authenticates", False):
+            return True
+        guarded = getattr(guarded, "app", None)
+    return False
 
 
 def _check_layer(layer: object, position: int) -> None:
@@ -105,4 +117,6 @@ def _takes_environ(layer: Callable[..., Any]) -> bool:
 
 
 def _name(layer: object) -> str:
+    if isinstance(layer, partial):
+        return _name(layer.func)
     return layer.__name__ if isinstance(layer, type) else type(layer).__name__

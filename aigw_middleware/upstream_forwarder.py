@@ -6,19 +6,22 @@ point a plain URL at a host that clients may choose; the address comes from opti
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import is_token
-from .body import blocks, content_length, has_body, whole
+from .body import blocks, client_socket, content_length, has_body, is_unframed, whole
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
 from .environ import (
     BODY,
     BYPASSED,
+    CLAIMS,
     DECISIONS,
     KEY,
     KEY_ALIVE,
@@ -26,6 +29,7 @@ from .environ import (
     PROVIDER,
     USAGE,
     WATCHED,
+    Bypassed,
     enter,
     full_path,
     request_id,
@@ -49,7 +53,7 @@ from .forwarding.route import (
     provider_candidates,
     url_candidate,
 )
-from .forwarding.stream import ForwardedBody
+from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Request, Response, Timeouts, Transport, shared_transport
 from .forwarding.url import BaseURL, query
 from .model_rules import MODEL_RULES, requested_model
@@ -164,8 +168,8 @@ class UpstreamForwarder:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         enter(environ)
         path = ai_path(environ)
-        if BYPASSED in environ and not environ.get(DECISIONS):
-            # It went by the layers of a stack that guards other paths: nobody has let it in.
+        if BYPASSED in environ and not _was_let_in(environ) and (path or self._api_key):
+            # It went by the layers of a stack that guards other paths.
             path = None
             if self.app is None:
                 return refuse(environ, start_response, _UNGUARDED)
@@ -249,10 +253,16 @@ class UpstreamForwarder:
             if number < last and _may_differ_elsewhere(response.status):
                 response.close()
                 continue
-            return self._begin(response, candidate, started)
+            return self._begin(environ, response, candidate, started)
         raise AssertionError("a plan has a candidate")
 
-    def _begin(self, response: Response, candidate: Candidate, started: float) -> _Answer | Denial:
+    def _begin(
+        self,
+        environ: WSGIEnvironment,
+        response: Response,
+        candidate: Candidate,
+        started: float,
+    ) -> _Answer | Denial:
         """Read the first bytes, so that what breaks before them can still be refused properly."""
         if response.status in _REFUSED_KEY and candidate.secret:
             response.close()
@@ -269,7 +279,9 @@ class UpstreamForwarder:
             left = min(self._timeouts.first_byte, deadline - time.monotonic())
             first = response.read(left)
             if response.status >= 400 and candidate.secret:
-                return self._begin_error(response, candidate, first, started, deadline)
+                return self._begin_error(
+                    response, candidate, first, started, deadline, _unshown(environ)
+                )
         except UpstreamError as error:
             response.close()
             error.sent = True
@@ -278,7 +290,10 @@ class UpstreamForwarder:
             response.close()
             raise
         headers = redact_headers(response.headers, [candidate.secret] if candidate.secret else [])
-        return _Answer(response, headers, first, deadline, stream, started, time.monotonic())
+        reason = _shown_reason(response.reason, candidate.secret)
+        return _Answer(
+            response, reason, headers, first, deadline, stream, started, time.monotonic()
+        )
 
     def _begin_error(
         self,
@@ -287,7 +302,8 @@ class UpstreamForwarder:
         first: bytes,
         started: float,
         deadline: float,
-    ) -> _Answer | Denial:
+        unshown: Callable[[int], bytes],
+    ) -> _Answer:
         """Read an error answer whole: what it repeats of our key is taken out."""
         body = bytearray(first)
         while len(body) <= _MOST_ERROR_BYTES:
@@ -297,17 +313,21 @@ class UpstreamForwarder:
                 break
             body += data
         coding = header(response.headers, "content-encoding")
-        clean = redact_body(bytes(body), coding, [candidate.secret])
-        if clean is None or len(body) > _MOST_ERROR_BYTES:
-            response.close()
-            message = f"The provider answered {response.status} in a form that cannot be shown."
-            return Denial("upstream_unreachable", message, retryable=False)
-        data, decoded = clean
         headers = redact_headers(response.headers, [candidate.secret])
-        if data != bytes(body):
-            headers = _replaced_length(headers, len(data), decoded=decoded)
+        clean = redact_body(bytes(body), coding, [candidate.secret]) if body else (b"", False)
+        if clean is None or len(body) > _MOST_ERROR_BYTES:
+            # Its status and headers (`Retry-After`) still tell the client what to do.
+            response.close()
+            data = unshown(response.status)
+            headers = _replaced_body(headers, len(data))
+            response = WholeResponse(response.status, response.reason, headers)
+        else:
+            data, decoded = clean
+            if data != bytes(body):
+                headers = _replaced_length(headers, len(data), decoded=decoded)
         stream = is_event_stream(headers)
-        return _Answer(response, headers, data, deadline, stream, started, time.monotonic())
+        reason = _shown_reason(response.reason, candidate.secret)
+        return _Answer(response, reason, headers, data, deadline, stream, started, time.monotonic())
 
     def _respond(
         self, environ: WSGIEnvironment, start_response: StartResponse, answer: _Answer
@@ -321,7 +341,7 @@ class UpstreamForwarder:
             response.close()
             if on_end is not None:
                 on_end()
-        start_response(status_line(response.status, response.reason), headers)
+        start_response(status_line(response.status, answer.reason), headers)
         if not answer.first:
             return []
         environ[WATCHED] = True
@@ -330,7 +350,8 @@ class UpstreamForwarder:
             answer.first,
             idle=self._timeouts.idle,
             deadline=answer.deadline,
-            error_event=_error_event(environ) if answer.stream else None,
+            error_event=_error_event(environ) if _takes_event(answer) else None,
+            client=client_socket(environ),
             alive=environ.get(KEY_ALIVE),
             on_end=on_end,
         )
@@ -363,6 +384,15 @@ class UpstreamForwarder:
         return book
 
 
+def _was_let_in(environ: WSGIEnvironment) -> bool:
+    """Whether a request that went by a stack was judged elsewhere, by as much as there."""
+    if KEY in environ or CLAIMS in environ:
+        return True
+    bypassed: Bypassed = environ[BYPASSED]
+    judged = len(environ.get(DECISIONS, ()))
+    return judged > bypassed.judged or (judged > 0 and not bypassed.authenticates)
+
+
 class _Plan(NamedTuple):
     """What is sent, and to whom in which order."""
 
@@ -386,6 +416,7 @@ class _Answer(NamedTuple):
     """An answer whose first bytes have come."""
 
     response: Response
+    reason: str
     headers: list[tuple[str, str]]
     first: bytes
     deadline: float
@@ -452,6 +483,11 @@ def _streamed_body(
         return (lambda: ()), 0
     length = None if environ.get("HTTP_TRANSFER_ENCODING") else content_length(environ)
     stream = blocks(environ, max_bytes)
+    if is_unframed(environ):
+        first = next(stream, b"")
+        if not first:
+            return (lambda: ()), 0
+        stream = chain([first], stream)
     return (lambda: stream), length
 
 
@@ -500,6 +536,37 @@ def _upstream_denial(error: UpstreamError) -> Denial:
         return Denial("upstream_timeout", "The provider did not answer in time.", retryable=False)
     message = "The provider could not be reached or broke off."
     return Denial("upstream_unreachable", message, retryable=not error.sent)
+
+
+def _takes_event(answer: _Answer) -> bool:
+    """Whether an event of ours can stand at the end: not where bytes are counted or encoded."""
+    return (
+        answer.stream
+        and not header(answer.headers, "content-length")
+        and header(answer.headers, "content-encoding").lower() in ("", "identity")
+    )
+
+
+def _shown_reason(reason: str, secret: str) -> str:
+    """Return an upstream's reason phrase; empty, for the standard one, if it is no plain text."""
+    plain = reason.isascii() and reason.isprintable() and not (secret and secret in reason)
+    return reason if plain else ""
+
+
+def _unshown(environ: WSGIEnvironment) -> Callable[[int], bytes]:
+    """Return what makes the body that stands for an error whose own cannot be searched."""
+    dialect, id_ = client_dialect(environ), request_id(environ)
+
+    def body(status: int) -> bytes:
+        message = f"The provider answered {status}, in a form that cannot be shown."
+        return json.dumps(dialect.error(status, "upstream_error", message, id_, None)).encode()
+
+    return body
+
+
+def _replaced_body(headers: list[tuple[str, str]], length: int) -> list[tuple[str, str]]:
+    kept = [pair for pair in headers if pair[0].lower() != "content-type"]
+    return _replaced_length([*kept, ("Content-Type", "application/json")], length, decoded=True)
 
 
 def _replaced_length(

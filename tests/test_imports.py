@@ -37,6 +37,7 @@ def test_the_package_alone_imports_no_middleware() -> None:
     code = "import sys, aigw_middleware; print([m for m in sys.modules if 'aigw_middleware.' in m])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert eval(run.stdout) == [
+        "aigw_middleware._options",
         "aigw_middleware._paths",
         "aigw_middleware.environ",
         "aigw_middleware.stack",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,16 +18,19 @@ from aigw_middleware import (
     ApiKey,
     IPAllowlist,
     KeyAuth,
+    Provider,
     StaticKeys,
     StoreUnavailable,
+    UpstreamForwarder,
     open_counters,
     open_store,
     stack,
 )
 from aigw_middleware.keys.token import new_token
 
-from .support import CHAT, Inner, call
+from .support import CHAT, Inner, answering, call, make_environ, raw_provider
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 SECRETS = {"ci": "s3cret", "web": "0ther"}
 CARRIERS = ["HTTP_AUTHORIZATION", "HTTP_X_API_KEY", "HTTP_API_KEY", "HTTP_X_GOOG_API_KEY"]
 
@@ -390,3 +396,117 @@ def test_wrong_options_are_named(options: dict[str, Any], named: str) -> None:
     """A wrong option is a ValueError when the layer is built, and says which."""
     with pytest.raises(ValueError, match=f"^{named}: "):
         guarded(**options)
+
+
+def test_a_report_alone_refuses_no_model() -> None:
+    """With `enforce=False` a key's models are reported, also where a forwarder stands within."""
+    with raw_provider(answering(OK)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        app = KeyAuth(UpstreamForwarder(upstream=upstream), Keys(models=["a"]), enforce=False)
+        answer = call(app, CHAT, body=b'{"model": "b"}', HTTP_X_API_KEY="t")
+    assert answer.status == 200
+    (decision,) = answer.environ["aigw.decisions"]
+    assert (decision.allowed, decision.code, decision.enforced) == (
+        False, "model_not_allowed", False,
+    )  # fmt: skip
+
+
+def test_judging_changes_nothing() -> None:
+    """`judge` leaves the environ as it was."""
+    upstream = Provider("openai", base_url="http://127.0.0.1:9", api_keys=["k"])
+    app = KeyAuth(UpstreamForwarder(upstream=upstream), Keys(models=["a"]))
+    environ = make_environ(CHAT, body=b'{"model": "b"}', HTTP_X_API_KEY="t")
+    denial = app.judge(environ)
+    assert denial is not None
+    assert denial.code == "model_not_allowed"
+    assert "aigw.model_rules" not in environ
+    assert environ["HTTP_X_API_KEY"] == "t"
+
+
+def test_a_record_made_by_hand_may_have_lists() -> None:
+    """Lists count like tuples, and what cannot be read refuses with 503, never lets in."""
+    rules: dict[str, Any] = {"limits": ["1/min"], "networks": ["192.0.2.0/24"], "models": None}
+    app = KeyAuth(Inner(), Keys(ApiKey(id="x", **rules)))
+    assert [call(app, HTTP_X_API_KEY="t").status for _ in range(2)] == [200, 429]
+    broken = KeyAuth(Inner(), Keys(ApiKey(id="x", networks=["nonsense"])))
+    assert call(broken, HTTP_X_API_KEY="t").code == "store_unavailable"
+
+
+def test_the_dialect_outlives_the_header_that_told_it() -> None:
+    """A client with Google's header is Google's, also after its key was taken out."""
+    app = KeyAuth(Inner(), StaticKeys(SECRETS))
+    refused = call(app, "/v1/models", HTTP_X_GOOG_API_KEY="wrong")
+    assert refused.json["error"]["status"] == "UNAUTHENTICATED"
+    with raw_provider(answering(OK)) as provider:
+        upstreams = [
+            Provider("openai", base_url="http://127.0.0.1:9", api_keys=["k"]),
+            Provider("google", base_url=provider.url, api_keys=["k"]),
+        ]
+        inner = UpstreamForwarder(upstream=upstreams)
+        answer = call(
+            KeyAuth(inner, StaticKeys(SECRETS)), "/v1/models", HTTP_X_GOOG_API_KEY="s3cret"
+        )
+    assert answer.environ["aigw.provider"] == "google"
+
+
+def test_a_credential_under_a_crooked_name_is_taken_out_too() -> None:
+    """`X-Api-Key : ...`, which some servers hand on, reaches no inner layer."""
+    inner = Inner()
+    environ = make_environ(HTTP_AUTHORIZATION="Bearer s3cret")
+    environ["HTTP_X_API_KEY "] = "s3cret"
+    environ["HTTP_OTHER "] = "x"
+    list(KeyAuth(inner, StaticKeys(SECRETS))(environ, lambda *a: None))
+    assert "s3cret" not in str(inner.environs[0])
+    assert inner.environs[0]["HTTP_OTHER "] == "x"
+
+
+def test_an_iterable_that_cannot_begin_is_closed() -> None:
+    """`close()` is called whatever the app's iterable does."""
+    closed = []
+
+    class Broken:
+        def __iter__(self) -> Any:
+            raise RuntimeError("no")
+
+        def close(self) -> None:
+            closed.append(1)
+
+    class Watched(Keys):
+        def watch(self, id_: str) -> Any:
+            return lambda: True
+
+    app = KeyAuth(lambda environ, start_response: Broken(), Watched())
+    with pytest.raises(RuntimeError, match="no"):
+        list(app(make_environ(HTTP_X_API_KEY="t"), lambda *a: None))
+    assert closed == [1]
+
+
+def test_a_refusal_waits_for_a_dripping_body_for_a_moment_only(monkeypatch: Any) -> None:
+    """A client that sends a byte now and then holds a refused request no longer than the bound."""
+    monkeypatch.setattr("aigw_middleware.body.DISCARD_SECONDS", 0.3)
+    here, there = socket.socketpair()
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.05):
+            with suppress(OSError):
+                there.send(b"x")
+
+    class Looping:
+        """Reads as gunicorn does: again and again until all that was asked for is there."""
+
+        def read(self, size: int) -> bytes:
+            data = b""
+            while len(data) < size and (more := here.recv(size - len(data))):
+                data += more
+            return data
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    environ = make_environ(body=b"x" * 8000)
+    environ |= {"wsgi.input": Looping(), "gunicorn.socket": here}
+    assert list(KeyAuth(Inner(), StaticKeys(SECRETS))(environ, lambda *a: None))
+    stop.set()
+    thread.join()
+    here.close()
+    there.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aigw_middleware.counters.memory import Demand, MemoryCounters
 from aigw_middleware.limits import parse_limit, parse_limits
 from aigw_middleware.limits.grammar import SECOND
-from aigw_middleware.limits.headers import Report, duration, is_replaced, policy, rate_headers
+from aigw_middleware.limits.headers import Report, duration, policy, rate_headers
 from aigw_middleware.limits.window import SLOTS, gone_at, slot_of
 
 from .support import Clock
@@ -236,13 +236,3 @@ def test_sdks_are_told_of_the_nearest_limit() -> None:
 def test_durations_are_written_as_openai_does(nanoseconds: int, text: str) -> None:
     """A time is rounded up, never down."""
     assert duration(nanoseconds) == text
-
-
-@pytest.mark.parametrize(
-    ("name", "replaced"),
-    [("RateLimit", True), ("ratelimit-policy", True), ("X-RateLimit-Limit-Tokens", True),
-     ("anthropic-ratelimit-requests-reset", True), ("RateLimit-Other", False), ("Retry-After", False)],
-)  # fmt: skip
-def test_which_headers_of_a_provider_give_way(name: str, replaced: bool) -> None:
-    """Ours take the place of a provider's rate headers and of nothing else."""
-    assert is_replaced(name) is replaced

@@ -275,3 +275,29 @@ def test_wrong_options_are_named(options: dict[str, Any], named: str) -> None:
     """A wrong option is a ValueError when the layer is built, and says which."""
     with pytest.raises(ValueError, match=f"^{named}: "):
         RateLimiter(Inner(), **{"limits": "5/min", **options})
+
+
+def test_a_providers_headers_of_other_names_stay() -> None:
+    """Ours take the place of those of the same name, and tell nothing of tokens here."""
+    theirs = [
+        ("X-RateLimit-Remaining-Requests", "7"),
+        ("x-ratelimit-remaining-tokens", "9"),
+        ("RateLimit", "theirs"),
+    ]
+    answer = call(RateLimiter(Inner(headers=theirs), "5/min"), CHAT)
+    assert answer.headers.getlist("x-ratelimit-remaining-requests") == ["4"]
+    assert answer.headers.getlist("x-ratelimit-remaining-tokens") == ["9"]
+    assert len(answer.headers.getlist("RateLimit")) == 1
+
+
+def test_an_engines_url_keeps_its_password() -> None:
+    """What is no engine is refused by its scheme."""
+    with pytest.raises(ValueError, match=r"^counters: 'nosuch'") as error:
+        open_counters("nosuch://:s3cret@h/0")
+    assert "s3cret" not in str(error.value)
+
+
+def test_an_open_engine_will_do_for_its_url() -> None:
+    """Where a URL is expected an opened engine will do."""
+    engine = open_counters("memory:")
+    assert open_counters(engine) is engine

@@ -198,3 +198,28 @@ def test_a_store_that_is_away_ends_no_stream(store: Store, tmp_path: Path) -> No
     assert alive()
     (tmp_path / "aigw.db").unlink()
     assert alive()
+
+
+def test_a_stream_that_cannot_be_checked_harms_no_other() -> None:
+    """An object of the user's own that raises leaves the watchdog at work."""
+    from aigw_middleware._watchdog import Watchdog
+
+    seen = threading.Event()
+
+    class Broken:
+        def check(self) -> None:
+            raise RuntimeError("no")
+
+    class Good:
+        def check(self) -> None:
+            seen.set()
+
+    watchdog = Watchdog()
+    broken, good = Broken(), Good()
+    watchdog.add(broken)
+    watchdog.add(good)
+    for _ in range(2):
+        seen.clear()
+        assert seen.wait(10)
+    watchdog.remove(broken)
+    watchdog.remove(good)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aigw_middleware import (
+    ClientAddress,
     HeaderRewriter,
     IPAllowlist,
     KeyAuth,
@@ -22,6 +23,7 @@ from aigw_middleware import (
 from .support import Inner, call, make_environ
 
 KEYS = StaticKeys({"ci": "s3cret"})
+NOWHERE = "http://127.0.0.1:9"
 LAYERS = {
     "ip": partial(IPAllowlist, allow=["192.0.2.0/24"]),
     "key": partial(KeyAuth, keys=KEYS),
@@ -247,3 +249,69 @@ def test_a_single_pattern_may_be_a_text() -> None:
     """`paths="/v1/*"` means the one pattern, not its letters."""
     app = stack(Inner(), LAYERS["key"], paths="/v1/*")  # type: ignore[arg-type]
     assert call(app, "/v1/x").status == 401
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [partial(RateLimiter, limits="100/s"), partial(IPAllowlist, deny=["198.51.100.1"])],
+    ids=["RateLimiter", "IPAllowlist"],
+)
+def test_a_gate_outside_does_not_stand_in_for_the_key(outer: Any) -> None:
+    """A limiter around a stack does not open the AI paths that its KeyAuth was not asked for."""
+    forwarder = UpstreamForwarder(Inner(), Provider("google", api_keys=["k"], base_url=NOWHERE))
+    gateway = stack(forwarder, partial(KeyAuth, keys=KEYS), paths=["/v1/*"])
+    path = "/v1beta/models/g:generateContent"
+    assert call(stack(gateway, outer), path, body=b"{}").body == b"inner"
+
+
+def test_a_key_outside_does() -> None:
+    """Behind a KeyAuth for everything, layers for some paths are only that."""
+    forwarder = UpstreamForwarder(Inner(), Provider("google", api_keys=["k"], base_url=NOWHERE))
+    limited = stack(forwarder, partial(RateLimiter, limits="100/s"), paths=["/v1/*"])
+    app = stack(limited, partial(KeyAuth, keys=KEYS))
+    answer = call(app, "/v1beta/models/g:generateContent", body=b"{}", HTTP_X_API_KEY="s3cret")
+    assert answer.code == "upstream_unreachable"
+
+
+def test_a_plain_proxy_hands_on_what_is_not_guarded() -> None:
+    """With a URL every path goes on; those outside `paths` as they come."""
+    app = stack(UpstreamForwarder(upstream=NOWHERE), partial(KeyAuth, keys=KEYS), paths=["/v1/*"])
+    assert call(app, "/docs").code == "upstream_unreachable"
+    assert call(app, "/v1/models").code == "invalid_api_key"
+
+
+def test_a_partial_that_lacks_its_options_is_named() -> None:
+    """The error says which class stands there, also for a partial."""
+    with pytest.raises(TypeError, match=r"partial\(KeyAuth"):
+        stack(Inner(), partial(KeyAuth))
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: IPAllowlist(Inner(), allow=5), "allow"),
+        (lambda: IPAllowlist(Inner(), ["::1"], deny=None), "deny"),
+        (lambda: IPAllowlist(Inner(), ["fe80::1%eth0"]), "allow"),
+        (lambda: IPAllowlist(Inner(), ["::1"], trusted_proxies=None), "trusted_proxies"),
+        (lambda: ClientAddress(Inner(), None), "trusted_proxies"),
+        (lambda: ClientAddress(None, ["::1"]), "app"),
+        (lambda: HeaderRewriter(None), "app"),
+        (lambda: HeaderRewriter(Inner(), request={"remove": 5}), "request"),
+        (lambda: KeyAuth(Inner(), KEYS, headers=None), "headers"),
+        (lambda: KeyAuth(Inner(), KEYS, exempt=None), "exempt"),
+        (lambda: KeyAuth(Inner(), KEYS, endpoint=5), "endpoint"),
+        (lambda: KeyAuth(Inner(), KEYS, query_parameter=5), "query_parameter"),
+        (lambda: RateLimiter(Inner(), 5), "limits"),
+        (lambda: RateLimiter(Inner(), None), "limits"),
+        (lambda: stack(None), "app"),
+        (lambda: stack(Inner(), paths=5), "paths"),
+        (lambda: Provider("mine", base_url=5), "base_url"),
+        (lambda: Provider("openai", api_keys=None), "api_keys"),
+        (lambda: Provider("openai", dialect=[]), "dialect"),
+        (lambda: StaticKeys(["a"]), "secrets"),
+    ],
+)
+def test_a_wrong_option_is_a_valueerror_with_its_name(build: Any, named: str) -> None:
+    """Whatever stands where a list or an app belongs, the option is named when it is built."""
+    with pytest.raises(ValueError, match=f"^{named}: "):
+        build()

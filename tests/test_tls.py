@@ -206,3 +206,23 @@ def test_a_silent_handshake_is_504(trusted: Path) -> None:
     answer = call(app, "/x")
     listener.close()
     assert (answer.status, answer.code) == (504, "upstream_timeout")
+
+
+def test_a_large_body_goes_out_over_tls(tmp_path: Path, monkeypatch: Any) -> None:
+    """TLS 1.3's session tickets, which come during the upload, are not taken for an answer."""
+    path = certificate(tmp_path, "server")
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    _tls_context.cache_clear()
+    size = 2 * 1024 * 1024
+
+    def read_all(connection: ssl.SSLSocket) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < size:
+            data += connection.recv(65536)
+        connection.sendall(CLOSING)
+
+    with tls_server(path, read_all) as port:
+        app = UpstreamForwarder(upstream=f"https://127.0.0.1:{port}", first_byte_timeout=10)
+        answer = call(app, "/upload", body=b"x" * size)
+    _tls_context.cache_clear()
+    assert answer.status == 200

@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from aigw_middleware import Provider, UpstreamForwarder, stack
-from aigw_middleware.errors import UpstreamBroken, UpstreamTimeout
+from aigw_middleware.errors import ClientLeft, UpstreamBroken, UpstreamTimeout
 from aigw_middleware.testing import StandInProvider, serving
 
 from .support import (
@@ -971,12 +971,196 @@ def test_a_key_that_an_error_repeats_is_redacted(coding: str, transport: Any) ->
     assert answer.headers["X-Echo"] == "[redacted]"
 
 
-def test_an_error_that_cannot_be_read_is_not_shown() -> None:
-    """In a coding that nobody here can read an error may hold our key; it stays here."""
-    head = b"HTTP/1.1 400 X\r\nContent-Encoding: br\r\nContent-Length: 3\r\n\r\nxyz"
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "gzip"])
+def test_an_error_that_cannot_be_read_is_not_shown(coding: str) -> None:
+    """In a coding that nobody here can read an error may hold our key; its status still counts."""
+    head = (
+        b"HTTP/1.1 429 X\r\nRetry-After: 7\r\nContent-Encoding: %b\r\nContent-Length: 3\r\n\r\nxyz"
+        % coding.encode()
+    )
     with raw_provider(answering(head)) as provider:
         answer = call(UpstreamForwarder(upstream=openai(provider.url)), CHAT, body=BODY)
-    assert answer.code == "upstream_unreachable"
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert answer.json["error"]["type"] == "rate_limit_error"
+    assert "Content-Encoding" not in answer.headers
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_an_error_without_a_body_needs_no_reading(method: str) -> None:
+    """Nothing is encoded in nothing."""
+    head = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n"
+    with raw_provider(answering(head)) as provider:
+        app = UpstreamForwarder(upstream=openai(provider.url))
+        answer = call(app, "/v1/models/x", REQUEST_METHOD=method)
+    assert (answer.status, answer.body) == (404, b"")
+
+
+def test_a_reason_phrase_repeats_no_key_either() -> None:
+    """Where the provider's own phrase holds our key, the client gets the standard one."""
+    head = f"HTTP/1.1 400 bad key {KEY}\r\nContent-Length: 0\r\n\r\n".encode()
+    with raw_provider(answering(head)) as provider:
+        started, _ = start(
+            UpstreamForwarder(upstream=openai(provider.url)), make_environ(CHAT, body=BODY)
+        )
+    assert started[-1][0] == "400 Bad Request"
+
+
+def test_a_stream_that_is_counted_gets_no_event_of_ours() -> None:
+    """With a Content-Length an event would fill up what is missing; the answer just breaks."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100\r\n\r\n"
+    with raw_provider(answering(head + b"data: x\n\n")) as provider:
+        _, body = start(
+            UpstreamForwarder(upstream=openai(provider.url)), make_environ(CHAT, body=BODY)
+        )
+        with pytest.raises(UpstreamBroken):
+            list(body)
+        body.close()
+
+
+def test_a_gateway_behind_us_does_not_speak_for_us() -> None:
+    """An upstream's own X-Aigw headers are not passed on beside ours."""
+    head = (
+        b"HTTP/1.1 200 OK\r\nX-Aigw-Request-Id: theirs\r\nX-Aigw-Code: x\r\nContent-Type: text/plain\r\n"
+        b"Content-Length: 2\r\n\r\nok"
+    )
+    with raw_provider(answering(head)) as provider:
+        answer = call(UpstreamForwarder(upstream=openai(provider.url)), CHAT, body=BODY)
+    assert answer.headers.getlist("X-Aigw-Request-Id") == [answer.environ["aigw.request_id"]]
+    assert answer.code is None
+
+
+@pytest.mark.parametrize("informational", [b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 1"])
+def test_an_informational_answer_does_not_stop_an_upload(informational: bytes) -> None:
+    """RFC 9110 §15.2: a 1xx during the upload, whole or begun, is no answer yet."""
+    blocks = 40
+
+    def eager(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(informational)
+        data = b""
+        while data.count(b"x") < blocks * 8192:
+            data += connection.recv(65536)
+        rest = b"" if informational.endswith(b"\n") else b"00 Continue\r\n\r\n"
+        connection.sendall(rest + OK)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            eager(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    answer = call(UpstreamForwarder(upstream=url), "/upload", body=b"x" * 8192 * blocks)
+    thread.join()
+    listener.close()
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "key", ["HTTP_X_API_KEY ", "HTTP_TRANSFER_ENCODING\t", "HTTP_FOO BAR", "HTTP_", "HTTP_A\r\nB"]
+)
+@pytest.mark.parametrize("provider", [True, False])
+def test_a_header_that_is_none_goes_nowhere(key: str, provider: bool) -> None:
+    """RUN-4: what a lenient server hands on as a name is refused, and no byte of it is sent."""
+    with raw_provider(answering(OK)) as upstream:
+        url: Any = openai(upstream.url) if provider else upstream.url
+        environ = make_environ(CHAT, body=BODY)
+        environ[key] = "chunked"
+        started, _ = start(UpstreamForwarder(upstream=url), environ)
+    assert started[-1][0].startswith("400")
+    assert upstream.requests == []
+
+
+def test_a_body_of_http_2_needs_no_header() -> None:
+    """RFC 9113 §8.1: without Content-Length the body is what is there; none is none."""
+    http2 = {"SERVER_PROTOCOL": "HTTP/2", "wsgi.input_terminated": True}
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        app = UpstreamForwarder(upstream=upstream.url)
+        for body in (b"hello", b""):
+            environ = make_environ("/x", body=body, **http2)
+            del environ["CONTENT_LENGTH"]
+            send(app, environ)
+    assert [request.body for request in upstream.requests] == [b"hello", b""]
+    assert "Transfer-Encoding" not in upstream.requests[1].headers
+
+
+def test_a_client_that_hangs_up_frees_a_silent_provider() -> None:
+    """STR-2: with the client gone the provider's connection closes, though no byte comes."""
+    gone = threading.Event()
+    here, there = socket.socketpair()
+
+    def silent(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(STREAM + chunk(b"data: x\n\n"))
+        connection.recv(1)  # returns when it is closed
+        gone.set()
+
+    with raw_provider(silent) as provider:
+        environ = make_environ(CHAT, body=BODY)
+        environ["gunicorn.socket"] = here
+        _, body = start(UpstreamForwarder(upstream=openai(provider.url)), environ)
+        assert next(body) == b"data: x\n\n"
+        there.close()
+        with pytest.raises(ClientLeft):
+            list(body)
+        body.close()
+        assert gone.wait(10)
+    here.close()
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "h:0"])
+def test_a_host_that_cannot_be_asked_for_is_refused_at_once(host: str) -> None:
+    """What no resolver takes is a ValueError when built, not an error of each request."""
+    with pytest.raises(ValueError, match=r"^upstream: "):
+        UpstreamForwarder(upstream=f"http://{host}")
+
+
+def test_an_adapter_may_answer_with_any_file() -> None:
+    """A test's adapter has a BytesIO where urllib3 has a response."""
+
+    class Canned(requests.adapters.BaseAdapter):
+        def send(self, request: Any, **options: Any) -> Any:
+            response = requests.Response()
+            response.status_code = 200
+            response.raw = BytesIO(b"canned")
+            response.headers["Content-Type"] = "text/plain"
+            return response
+
+    app = UpstreamForwarder(upstream="http://h", transport=Canned())
+    assert call(app, "/x").body == b"canned"
+
+
+def test_looking_up_a_host_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver's time is a part of `connect_timeout`."""
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **o: answered.wait(20))
+    app = UpstreamForwarder(upstream="http://slow.test", connect_timeout=0.05)
+    answer = call(app, "/x")
+    answered.set()
+    assert answer.code == "upstream_timeout"
+
+
+def test_a_dead_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each address of a host gets its part of `connect_timeout`."""
+    with raw_provider(answering(OK)) as provider, socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        # The queue of a listener that accepts nobody: the next one waits.
+        waiting = [socket.socket() for _ in range(3)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (full.getsockname(), ("127.0.0.1", provider.port))
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **o: found)
+        app = UpstreamForwarder(upstream="http://two.test", connect_timeout=0.4)
+        assert call(app, "/x").status == 200
+        for sock in waiting:
+            sock.close()
 
 
 def test_a_list_of_providers_is_chosen_from_by_dialect_and_model() -> None:

@@ -203,15 +203,22 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
     while time.monotonic() < deadline and process.poll() is None:
         try:
             # The socket listens already: this waits for the first worker to answer.
-            if requests.get(f"{url}/healthz", timeout=_START_SECONDS).ok:
+            if _session().get(f"{url}/healthz", timeout=_START_SECONDS).ok:
                 return
         except requests.RequestException:
             continue
     raise click.ClickException(f"the gateway did not start:\n{log.read_text(errors='replace')}")
 
 
+def _session() -> requests.Session:
+    """Return a session that goes to this machine alone, whatever proxy is set."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
 def _chat(url: str, token: str, text: str) -> requests.Response:
-    return requests.post(
+    return _session().post(
         f"{url}/v1/chat/completions",
         json={"model": _MODEL, "messages": [{"role": "user", "content": text}]},
         headers={"Authorization": f"Bearer {token}"},
@@ -225,7 +232,7 @@ def _streamed(url: str, token: str, text: str) -> Iterator[str]:
         "messages": [{"role": "user", "content": text}],
         "stream": True,
     }
-    with requests.post(
+    with _session().post(
         f"{url}/v1/chat/completions",
         json=body,
         headers={"Authorization": f"Bearer {token}"},

@@ -84,12 +84,15 @@ def serve(
     together([gateway, partial(_run, api, _options(admin_bind, 1, 8, "gthread"))])
 
 
+_PATIENT = "aigw_middleware.cli.worker.PatientWorker"
+
+
 def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[str, Any]:
     return {
         "bind": bind,
         "workers": workers,
         "threads": threads,
-        "worker_class": worker_class,
+        "worker_class": _PATIENT if worker_class == "gthread" else worker_class,
         # Longer than the 60 s of most load balancers, so that they close first.
         "keepalive": 75,
         "graceful_timeout": 30,

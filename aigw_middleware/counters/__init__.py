@@ -12,15 +12,18 @@ _shared: MemoryCounters | None = None
 _shared_lock = Lock()
 
 
-def open_counters(url: str) -> MemoryCounters:
+def open_counters(url: str | MemoryCounters) -> MemoryCounters:
     """Open a counters engine.
 
     Args:
-        url: `memory:`, a new engine in the memory of this process.
+        url: `memory:`, a new engine in the memory of this process; an engine that is open
+            already is returned as it is.
 
     Raises:
         ValueError: the URL names no engine.
     """
+    if isinstance(url, MemoryCounters):
+        return url
     _check(url)
     return MemoryCounters()
 
@@ -47,4 +50,6 @@ def resolve_counters(counters: MemoryCounters | str | None) -> MemoryCounters:
 
 def _check(url: object) -> None:
     if url != "memory:":
-        raise ValueError(f"counters: {url!r} names no engine; memory: does")
+        # A URL may hold a password: only its scheme is repeated.
+        scheme = url.partition(":")[0] if isinstance(url, str) else type(url).__name__
+        raise ValueError(f"counters: {scheme!r} is no engine; memory: is")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..environ import full_path, suffixes
+from ..environ import GOOGLE_CLIENT, full_path, suffixes
 from . import anthropic, gemini, openai, plain
 from ._base import Dialect
 
@@ -35,6 +35,7 @@ PLAIN = plain.PLAIN
 DIALECTS = {dialect.name: dialect for dialect in (OPENAI, ANTHROPIC, GEMINI)}
 """The dialects of AI APIs by name; `PLAIN`, the answer to other paths, is none of them."""
 
+_GOOGLE = ("HTTP_X_GOOG_API_CLIENT", "HTTP_X_GOOG_API_KEY", GOOGLE_CLIENT)
 _CLIENT_DIALECT = "aigw.client_dialect"
 
 
@@ -55,7 +56,8 @@ def dialect_of(path: str, environ: WSGIEnvironment) -> Dialect:
     if segment not in openai.SEGMENTS:
         return PLAIN
     if segment == "models" and (
-        ":" in rest or "HTTP_X_GOOG_API_CLIENT" in environ or "HTTP_X_GOOG_API_KEY" in environ
+        # A fine-tuned model of OpenAI's has several colons in its name.
+        gemini.is_call(rest) or any(name in environ for name in _GOOGLE)
     ):
         return GEMINI
     if segment in anthropic.SHARED_SEGMENTS and "HTTP_ANTHROPIC_VERSION" in environ:

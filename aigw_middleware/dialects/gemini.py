@@ -28,11 +28,18 @@ _STATUSES = {
 _MODEL = re.compile(r"/(?:models|tunedModels)/([^/:]+)(?::[A-Za-z]+)?/?").fullmatch
 
 
+is_call = re.compile(r"[^/:]+:[A-Za-z]+/?").fullmatch
+"""Whether the rest of a path behind `/models/` is `NAME:VERB`."""
+
+
 class _Gemini(Dialect):
     name = "gemini"
     prefixes = ("/v1beta", "/v1")
     # The model is in the path: `/models/NAME:generateContent`.
-    needs_json = re.compile(r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+|/interactions/?")
+    needs_json = re.compile(
+        r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+/?|/interactions/?"
+        r"|/openai/(?:chat/completions|embeddings|images/generations)/?"
+    )
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._headers import HOP_BY_HOP, header_of, is_value
+from .._headers import HOP_BY_HOP, header_of, is_token, is_value
 from ..errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[s
         provider: whether it goes to a `Provider`, which is told nothing of the client.
 
     Raises:
-        BodyInvalid: a value cannot stand in a header.
+        BodyInvalid: a name or a value cannot stand in a header.
     """
     dropped = _NOT_TO_PROVIDERS if provider else _TO_NOBODY
     nominated = environ.get("HTTP_CONNECTION")
@@ -68,6 +68,9 @@ def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[s
         and key not in dropped
         and not (provider and key.startswith("HTTP_X_FORWARDED"))
     ]
+    # Some servers hand on `X-Api-Key : ...`, which a reader behind us could take for the header.
+    if not is_token("".join([name or "," for name, _ in headers]) or "none"):
+        raise BodyInvalid("A header of the request has a name that no header has.")
     content_type = environ.get("CONTENT_TYPE")
     if content_type:
         headers.append(("Content-Type", content_type))

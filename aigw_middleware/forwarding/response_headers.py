@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from .._headers import HOP_BY_HOP
 from .http1 import connection_options
 
-# The WSGI server in front writes both for itself (gunicorn always does).
-_OF_THE_SERVER = frozenset({"date", "server"})
+# The WSGI server in front writes the first two for itself (gunicorn always does), we the others.
+_OF_OURS = frozenset({"date", "server", "x-aigw-request-id", "x-aigw-code"})
 _NEVER_NOMINATED = frozenset({"content-length", "content-type", "close", "keep-alive"})
 
 
 def response_headers(headers: list[tuple[str, str]], request_id: str) -> list[tuple[str, str]]:
     """Return the headers for the client, in their order, duplicates kept."""
-    dropped = HOP_BY_HOP | _OF_THE_SERVER | (connection_options(headers) - _NEVER_NOMINATED)
+    dropped = HOP_BY_HOP | _OF_OURS | (connection_options(headers) - _NEVER_NOMINATED)
     kept = [header for header in headers if header[0].lower() not in dropped]
     kept = _one_length(kept)
     kept.append(("X-Aigw-Request-Id", request_id))

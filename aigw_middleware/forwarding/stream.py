@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from threading import Lock
 
-from ..errors import GatewayError, KeyRevoked, UpstreamError, UpstreamTimeout
+from .._watchdog import watchdog
+from ..errors import ClientLeft, GatewayError, KeyRevoked, UpstreamTimeout
 from .transport import Response
-from .watchdog import watchdog
 
 
 class ForwardedBody:
@@ -23,6 +24,8 @@ class ForwardedBody:
         idle: seconds that may pass between two reads.
         deadline: the `time.monotonic()` at which it must be over.
         error_event: returns the event that tells of an error; None for no event stream.
+        client: the client's socket where the server shows it: when the client hangs up, the
+            provider's connection is closed, also while the provider is silent.
         alive: tells whether the client's key is still good; None where nobody can revoke it.
         on_end: called once, before the last bytes are handed on, or in `close` at the latest.
     """
@@ -35,6 +38,7 @@ class ForwardedBody:
         idle: float,
         deadline: float,
         error_event: Callable[[GatewayError], bytes] | None,
+        client: socket.socket | None = None,
         alive: Callable[[], bool] | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
@@ -43,6 +47,7 @@ class ForwardedBody:
         self._idle = idle
         self._deadline = deadline
         self._error_event = error_event
+        self._client = client
         self._alive = alive
         self._on_end = on_end
         self._error: GatewayError | None = None
@@ -51,15 +56,16 @@ class ForwardedBody:
         # again as soon as it is closed.
         self._lock = Lock()
         self._closed = False
-        self._revoked = False
-        if alive is not None:
+        self._ended_by: GatewayError | None = None
+        self._watched = alive is not None or client is not None
+        if self._watched:
             watchdog.add(self)
 
     def __iter__(self) -> ForwardedBody:
         return self
 
     def __next__(self) -> bytes:
-        if self._first and not self._revoked:
+        if self._first and self._ended_by is None:
             data, self._first = self._first, b""
         else:
             data = self._read()
@@ -72,13 +78,21 @@ class ForwardedBody:
         return data
 
     def check(self) -> None:
-        """End the stream if its key is no longer good; called by the watchdog."""
-        if self._alive is None or self._alive():
+        """End the stream if nobody may or will read it; called by the watchdog."""
+        reason = self._reason_to_end()
+        if reason is None:
             return
         with self._lock:
-            if not self._closed and not self._revoked:
-                self._revoked = True  # first, so that the reader that wakes knows why
+            if not self._closed and self._ended_by is None:
+                self._ended_by = reason  # first, so that the reader that wakes knows why
                 self._response.shutdown()
+
+    def _reason_to_end(self) -> GatewayError | None:
+        if self._alive is not None and not self._alive():
+            return KeyRevoked("the key of this stream was revoked")
+        if self._client is not None and has_hung_up(self._client):
+            return ClientLeft("the client has closed the connection")
+        return None
 
     def _read(self) -> bytes:
         if self._error is not None:
@@ -95,21 +109,19 @@ class ForwardedBody:
         return data
 
     def _next_bytes(self) -> bytes:
-        if self._revoked:
-            raise KeyRevoked("the key of this stream was revoked")
+        if self._ended_by is not None:
+            raise self._ended_by
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise UpstreamTimeout("the answer took longer than it may")
         data = self._response.read(min(self._idle, left))
-        if self._revoked:  # an empty read that we caused ourselves is no end
-            raise KeyRevoked("the key of this stream was revoked")
+        if self._ended_by is not None:  # an empty read that we caused ourselves is no end
+            raise self._ended_by
         return data
 
     def _reason(self, error: GatewayError) -> GatewayError:
         """Return what really ended the stream: a read that we broke ourselves raises too."""
-        if self._revoked and isinstance(error, UpstreamError):
-            return KeyRevoked("the key of this stream was revoked")
-        return error
+        return error if self._ended_by is None else self._ended_by
 
     def _end(self) -> None:
         on_end, self._on_end = self._on_end, None
@@ -119,9 +131,40 @@ class ForwardedBody:
     def close(self) -> None:
         """Let go of the provider's connection; the server calls it whatever happened."""
         self._end()
-        if self._alive is not None:
+        if self._watched:
             watchdog.remove(self)
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._response.close()
+
+
+class WholeResponse:
+    """An answer of which nothing is left to read; see `Response`."""
+
+    done = True
+
+    def __init__(self, status: int, reason: str, headers: list[tuple[str, str]]) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+    def read(self, seconds: float) -> bytes:
+        """Return nothing: it was read."""
+        return b""
+
+    def shutdown(self) -> None:
+        """Wake nobody."""
+
+    def close(self) -> None:
+        """Let go of nothing."""
+
+
+def has_hung_up(client: socket.socket) -> bool:
+    """Whether a client has closed its end; asked without a wait, and nothing is taken."""
+    try:
+        return not socket.socket.recv(client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import select
 import socket
 import ssl
@@ -17,8 +18,8 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from threading import Lock
-from typing import NamedTuple, Protocol
+from threading import Lock, Thread
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from .http1 import (
@@ -37,6 +38,8 @@ _IDLE_IN_POOL = 55.0  # many servers close an idle connection after 60 s
 _MOST_IN_POOL = 256
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MOST_INFORMATIONAL = 16
+_INFORMATIONAL = re.compile(rb"HTTP/1\.[01] 1(?!01)").match
+_STATUS_BYTES = len("HTTP/1.1 200")
 
 
 class Request(NamedTuple):
@@ -207,7 +210,7 @@ class _Connection:
                 if not block:
                     continue
                 count += 1
-                if count > 2 and self.is_readable():
+                if count > 2 and self.is_readable() and self._has_answer():
                     return False
                 self._send(pending + _framed(block, chunked), idle, deadline)
                 self.sent = True
@@ -267,6 +270,25 @@ class _Connection:
         if end > MAX_HEAD:
             raise ProtocolError("the upstream's headers are too long")
         return buffer[:end]
+
+    def _has_answer(self) -> bool:
+        """Whether what has come is the final answer, or the connection's end.
+
+        Something that can be read need not be: TLS has messages of its own, and an
+        informational answer (RFC 9110 §15.2) asks nobody to stop.
+        """
+        self.sock.settimeout(0)
+        try:
+            data = self.sock.recv(_RECEIVE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        self.buffer += data
+        if not data or len(self.buffer) > MAX_HEAD:
+            return True
+        rest = self.buffer
+        while _INFORMATIONAL(rest):
+            rest = rest.partition(b"\r\n\r\n")[2]
+        return len(rest) >= _STATUS_BYTES
 
     def is_readable(self) -> bool:
         """Whether bytes or the end have come: of a connection at rest, that it is no good."""
@@ -459,19 +481,43 @@ def _left(seconds: float) -> float:
 def _connect(base: BaseURL, seconds: float) -> _Connection:
     """Connect, trying each address of the host within one deadline."""
     deadline = time.monotonic() + seconds
-    try:
-        addresses = socket.getaddrinfo(base.host, base.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise UpstreamUnreachable(f"the upstream's host is not known: {error}") from error
+    addresses = _addresses(base, seconds)
     failure: UpstreamError = UpstreamUnreachable("the upstream's host has no address")
-    for family, kind, protocol, _, address in addresses:
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        # A dead address leaves time for those behind it.
+        now = time.monotonic()
+        until = now + (deadline - now) / (len(addresses) - number)
         try:
-            return _Connection(_open(base, (family, kind, protocol), address, deadline), base)
+            return _Connection(_open(base, (family, kind, protocol), address, until), base)
         except TimeoutError:
             failure = UpstreamTimeout("connecting to the upstream took too long")
         except OSError as error:
             failure = UpstreamUnreachable(f"the upstream cannot be reached: {_reason(error)}")
     raise failure
+
+
+def _addresses(base: BaseURL, seconds: float) -> list[Any]:
+    """Look a host up, within a bound: the system's resolver has none that can be set."""
+    found: list[Any] = []
+
+    def look_up() -> None:
+        try:
+            found.append(socket.getaddrinfo(base.host, base.port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.append(error)
+
+    if base.is_literal:
+        look_up()
+    else:
+        thread = Thread(target=look_up, name="aigw-resolve", daemon=True)
+        thread.start()
+        thread.join(max(0.0, seconds))
+    if not found:
+        raise UpstreamTimeout("looking up the upstream's host took too long")
+    if isinstance(found[0], Exception):
+        raise UpstreamUnreachable(f"the upstream's host is not known: {found[0]}")
+    addresses: list[Any] = found[0]
+    return addresses
 
 
 def _reason(error: OSError) -> str:

@@ -13,6 +13,7 @@ _PORTS = {"http": 80, "https": 443}
 # Visible ASCII only: what is sent stands in one line of the request.
 _VISIBLE = re.compile(r"[!-~]+").fullmatch
 _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+").fullmatch
+_NAMED = re.compile(r"[A-Za-z_-]").search
 # What `pchar` of RFC 3986 §3.3 allows beside letters and digits, and the slash.
 _PATH_SAFE = "/!$&'()*+,;=:@-._~"
 
@@ -53,6 +54,9 @@ class BaseURL:
                 if not _HOST(parts.hostname)
                 else parts.hostname
             )
+            host.encode("idna")  # as the resolver does: no empty or overlong label
+            if port == 0:
+                raise ValueError
         except (ValueError, UnicodeError):
             raise ValueError(f"{option}: {parts.hostname!r}: bad host or port") from None
         if not _HOST(host) or (parts.path and not _VISIBLE(parts.path)):
@@ -67,6 +71,11 @@ class BaseURL:
 
     def __repr__(self) -> str:
         return f"<{self.scheme}://{self.authority}{self.path}>"
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the host is an address, which needs no lookup."""
+        return self.host == "localhost" or ":" in self.host or not _NAMED(self.host)
 
     def join(self, path: str) -> str:
         """Return `path`, which begins with `/`, behind the base path; a `/v1` is not doubled."""

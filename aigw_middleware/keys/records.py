@@ -43,6 +43,16 @@ class ApiKey:
     models: tuple[str, ...] | None = None
     networks: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        # Made by hand, a record may have lists; rules are looked up by what cannot change.
+        for name in ("limits", "models", "networks"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, tuple):
+                values = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, name, values)
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            raise ValueError("expires_at: must have a time zone")
+
     def is_live(self, now: datetime) -> bool:
         """Whether the key is neither disabled nor expired at `now` (an aware datetime)."""
         return not self.disabled and (self.expires_at is None or now < self.expires_at)

@@ -27,6 +27,8 @@ class StaticKeys:
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._keys: dict[bytes, ApiKey] = {}
+        if not isinstance(secrets, Mapping):
+            raise ValueError(f"secrets: must be a mapping, not {type(secrets).__name__}")
         for name, secret in secrets.items():
             self._add(name, secret)
 

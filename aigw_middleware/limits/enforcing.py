@@ -11,7 +11,7 @@ from ..dialects import client_dialect
 from ..environ import RATE_REPORTS
 from ..errors import StoreUnavailable
 from .grammar import SECOND, Limit
-from .headers import Report, is_replaced, policy, rate_headers
+from .headers import Report, policy, rate_headers
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -105,8 +105,10 @@ def with_rate_headers(environ: WSGIEnvironment, start_response: StartResponse) -
     def respond(
         status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
     ) -> object:
-        kept = [header for header in headers if not is_replaced(header[0])]
-        kept += rate_headers(environ.get(RATE_REPORTS, ()), client_dialect(environ).name)
+        ours = rate_headers(environ.get(RATE_REPORTS, ()), client_dialect(environ).name)
+        names = {name.lower() for name, _ in ours}
+        kept = [header for header in headers if header[0].lower() not in names]
+        kept += ours
         return start_response(status, kept, exc_info) if exc_info else start_response(status, kept)
 
     return respond  # type: ignore[return-value]

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .._options import several
+
 SECOND = 1_000_000_000
 """Nanoseconds, the unit of every time in this room."""
 LONGEST = 31 * 86_400
@@ -88,8 +90,7 @@ def parse_limits(texts: str | Iterable[str], *, option: str = "limits") -> tuple
     Raises:
         ValueError: as `parse_limit`, or a unit and window stand there twice.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    limits = tuple(parse_limit(text, option=option) for text in texts)
+    limits = tuple(parse_limit(text, option=option) for text in several(option, texts))
     kinds = [limit.kind for limit in limits]
     for position, kind in enumerate(kinds):
         if kind in kinds[:position]:

@@ -18,14 +18,6 @@ from typing import NamedTuple
 
 from .grammar import SECOND
 
-REPLACED = (
-    "ratelimit",
-    "ratelimit-policy",
-    "x-ratelimit-",
-    "anthropic-ratelimit-",
-)
-"""Names, or beginnings of names, of the headers of a provider that ours take the place of."""
-
 
 class Report(NamedTuple):
     """What is to be told of one limit.
@@ -52,12 +44,6 @@ class Report(NamedTuple):
 def policy(name: str, amount: int, window: int) -> str:
     """Return what `RateLimit-Policy` tells of a limit: the same for every answer."""
     return f'"{name}";q={amount};w={window}'
-
-
-def is_replaced(name: str) -> bool:
-    """Whether a header of an inner app gives way to ours."""
-    lowered = name.lower()
-    return lowered in REPLACED[:2] or lowered.startswith(REPLACED[2:])
 
 
 def rate_headers(reports: Sequence[Report], dialect: str) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
+from .._options import several
 from ..dialects import DIALECTS
 from ..forwarding.url import BaseURL
 from .catalogue import BEARER, CATALOGUE, CUSTOM_HEADERS, NAMES, Surface
@@ -51,11 +52,13 @@ class Provider:
         self.name = known or name
         self._surfaces = self._known(known, dialect) if known else self._custom(base_url, dialect)
         url = base_url if base_url is not None else CATALOGUE[self.name].base_url
+        if not isinstance(url, str):
+            raise ValueError("base_url: not an http or https URL with a host")
         self._bases = {
             of: BaseURL(url.rstrip("/") + surface.path, option="base_url")
             for of, surface in self._surfaces.items()
         }
-        keys = [api_keys] if isinstance(api_keys, str) else list(api_keys)
+        keys = several("api_keys", api_keys)
         if not all(_can_be_sent(key) for key in keys):
             raise ValueError("api_keys: a key is empty, or cannot be sent in a header")
         self._keys = tuple(keys)
@@ -68,7 +71,7 @@ class Provider:
         surfaces = CATALOGUE[name].surfaces
         if dialect is None:
             return surfaces
-        if dialect not in surfaces:
+        if not isinstance(dialect, str) or dialect not in surfaces:
             raise ValueError(f"dialect: {name} does not speak {dialect!r}")
         return {dialect: surfaces[dialect]}
 
@@ -79,7 +82,7 @@ class Provider:
                 "a provider of your own needs base_url"
             )
         dialect = dialect or "openai"
-        if dialect not in DIALECTS:
+        if not isinstance(dialect, str) or dialect not in DIALECTS:
             raise ValueError(f"dialect: {dialect!r} is none of {', '.join(DIALECTS)}")
         return {dialect: Surface("", CUSTOM_HEADERS[dialect])}
 
@@ -132,10 +135,10 @@ def credential(header: str, key: str) -> tuple[str, str]:
 
 
 def _texts(values: Iterable[str]) -> list[str]:
-    values = [values] if isinstance(values, str) else list(values)
-    if not all(isinstance(value, str) and value for value in values):
+    names = several("models", values)
+    if not all(isinstance(name, str) and name for name in names):
         raise ValueError("models: must be names of models")
-    return values
+    return names
 
 
 def _can_be_sent(key: object) -> bool:

@@ -16,7 +16,7 @@ _opened: dict[str, tuple[Store, bytes]] = {}
 _lock = Lock()
 
 
-def open_store(url: str, *, secret: str | None = None) -> Store:
+def open_store(url: str | Store, *, secret: str | None = None) -> Store:
     """Open a store of records; the same one twice in a process is the same object.
 
     Args:
@@ -27,7 +27,7 @@ def open_store(url: str, *, secret: str | None = None) -> Store:
             kept in `PGPASSWORD` or `PGPASSFILE`), for gateways on several machines: all
             stands in its schema `aigw`, which is made where there is none. What the processes
             of one machine share then lies in the directory `AIGW_STATE`, by default
-            `~/.local/state/aigw-middleware`.
+            `~/.local/state/aigw-middleware`. A store that is open already is returned as it is.
         secret: what seals the keys of providers, at least 16 characters; by default the
             environment variable `AIGW_SECRET`. Without one a store holds gateway keys only.
 
@@ -36,6 +36,8 @@ def open_store(url: str, *, secret: str | None = None) -> Store:
             another one.
         StoreUnavailable: the store cannot be opened, or its schema is newer than this code.
     """
+    if isinstance(url, Store):
+        return url
     name, opening = locate(url)
     if secret is None:
         secret = os.environ.get("AIGW_SECRET") or None

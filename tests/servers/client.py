@@ -31,7 +31,7 @@ def chat(text: str = "one two three", *, stream: bool = False, padding: int = 0)
 
 def test_header(app: str, url: str = "") -> str:  # noqa: PT028  (no test)
     """Return the `X-Test` that names an application for the provider at `url`, a new one."""
-    port = url.rpartition(":")[2] or "0"
+    port = url.rpartition(":")[2] or "9"
     return f"{app} {port} {os.getpid()}.{next(_numbers)}"
 
 

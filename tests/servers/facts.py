@@ -38,10 +38,13 @@ class Facts:
     expect: str = "asked"
 
 
+# Where the socket is seen, it can be watched.
+_SHOWS_SOCKET = Facts(socket="yes", hang_up="within a second")
+
 SERVERS = {
-    "gunicorn gthread": Facts(socket="yes"),
-    "gunicorn gevent": Facts(socket="yes"),
-    "gunicorn sync": Facts(socket="yes"),
+    "gunicorn gthread": _SHOWS_SOCKET,
+    "gunicorn gevent": _SHOWS_SOCKET,
+    "gunicorn sync": _SHOWS_SOCKET,
     "waitress": Facts(),
     "uWSGI": Facts(
         chunked="411",
@@ -54,5 +57,5 @@ SERVERS = {
         raw_path="`%2F` as `%252F`", duplicates="last", underscores="last", absolute="400"
     ),
     "Granian": Facts(raw_path="quoted anew", underscores="last", abort="never", environment="yes"),
-    "Werkzeug": Facts(socket="yes"),
+    "Werkzeug": _SHOWS_SOCKET,
 }

@@ -8,9 +8,12 @@ closing to the stream's owner.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 0.2
 
@@ -60,7 +63,11 @@ class Watchdog:
                 self._wake.wait()
                 continue
             for stream in streams:
-                stream.check()
+                try:
+                    stream.check()
+                except Exception:
+                    # `check` may ask an object of the user's own; the other streams go on.
+                    logger.exception("a stream could not be checked")
             pause.wait(INTERVAL)
 
 

@@ -1,0 +1,86 @@
+"""RUN-5: clients that send their headers slowly hold nobody up."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from aigw_middleware import open_store
+
+SERVE = """
+import sys
+from aigw_middleware.cli import main, worker
+worker.HEAD_SECONDS = 2.0
+sys.argv = ["aigw", "serve", "--bind", sys.argv[1], "--threads", "4", "--store", sys.argv[2]]
+main()
+"""
+SLOW = 200
+
+
+def test_slow_headers_hold_nobody_up_and_are_cut(tmp_path: Path) -> None:
+    """With 200 dripping connections on 4 threads others are served; the slow ones are closed."""
+    url = f"sqlite:///{tmp_path}/aigw.db"
+    _, token = open_store(url).keys.create()
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        fd = listener.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, f"fd://{fd}", url],
+            env={**os.environ, "OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"},
+            pass_fds=[fd],
+        )
+        port = listener.getsockname()[1]
+        try:
+            assert _ask(port, "/healthz") == 200
+            _drip(port, token)
+        finally:
+            process.terminate()
+            process.wait(40)
+
+
+def _drip(port: int, token: str) -> None:
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(SLOW)]
+    stop = threading.Event()
+
+    def drip() -> None:
+        for sock in slow:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        while not stop.wait(0.2):
+            for sock in slow:
+                try:
+                    sock.send(b"a")
+                except OSError:
+                    continue  # it was cut, which is what is waited for below
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert _ask(port, "/healthz") == 200
+            assert _ask(port, "/v1/models", {"X-Api-Key": token}) == 502
+        for sock in slow:
+            sock.settimeout(20)
+            try:
+                assert sock.recv(1) == b""
+            except ConnectionResetError:
+                continue
+    finally:
+        stop.set()
+        thread.join()
+        for sock in slow:
+            sock.close()
+
+
+def _ask(port: int, path: str, headers: dict[str, str] | None = None) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
