@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +166,7 @@ BODIES = [
     pytest.param({"expires_at": 5}, 400, "WRONG_TYPE", "expires_at", id="a number for a time"),
     pytest.param({"expires_at": "soon"}, 422, "INVALID_VALUE", "expires_at", id="no time"),
     pytest.param({"expires_at": "2030-01-01T00:00:00"}, 422, "INVALID_VALUE", "expires_at", id="no zone"),
+    pytest.param({"expires_at": "0001-01-01T00:00:00+23:00"}, 422, "INVALID_VALUE", "expires_at", id="before all years"),
     pytest.param({"description": "x" * 256}, 422, "INVALID_VALUE", "description", id="too long"),
     pytest.param({"metadata": "x" * 4097}, 422, "INVALID_VALUE", "metadata", id="metadata too long"),
     pytest.param({"limits": ["x"]}, 422, "INVALID_VALUE", "limits", id="no limit"),
@@ -298,3 +300,41 @@ def test_wrong_options_are_named(store: Store, token: Any) -> None:
         ManagementAPI(store, token)
     with pytest.raises(ValueError, match=r"^store: "):
         ManagementAPI(5, TOKEN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("role", "status"), [("read", 403), ("write", 201)])
+def test_a_named_token_may_do_what_its_role_says(
+    api: Any, store: Store, role: str, status: int
+) -> None:
+    """`read` looks at everything and changes nothing; the audit tells whose token it was."""
+    record, token = store.admin_tokens.create(role=role, name="deploy")
+    bearer = {"HTTP_AUTHORIZATION": f"Bearer {token}"}
+    for path in (KEYS, PROVIDER_KEYS, "/usage", "/audit", "/openapi.json"):
+        assert ask(api, "GET", path, **bearer).status == 200
+    made = ask(api, "POST", KEYS, {}, **bearer)
+    assert made.status == status
+    if status == 201:
+        assert store.audit.list(limit=1)[0].actor == "api:deploy"
+    else:
+        assert made.json["error_code"] == "ERR_AIGW_ROLE_NOT_ALLOWED"
+        assert ask(api, "DELETE", f"{KEYS}/x", **bearer).status == 403
+    assert store.admin_tokens.list() == [record]
+    assert store.admin_tokens.delete(record.id)
+    assert not store.admin_tokens.delete(record.id)
+    assert ask(api, "GET", KEYS, **bearer).status == 401
+
+
+def test_an_admin_token_is_kept_as_a_hash(store: Store, tmp_path: Path) -> None:
+    """Its record, the audit and the files hold nothing of the secret; it opens no gateway."""
+    record, token = store.admin_tokens.create(role="write")
+    store.backup(str(tmp_path / "copy"))
+    secret = token.rpartition("-")[2]
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    text = repr(record) + repr(store.audit.list())
+    for start in range(len(secret) - 7):
+        assert secret[start : start + 8] not in text
+        assert secret[start : start + 8].encode() not in files
+    assert store.keys.verify(token) is None
+    assert store.admin_tokens.verify(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
+    with pytest.raises(ValueError, match=r"^role: "):
+        store.admin_tokens.create(role="admin")

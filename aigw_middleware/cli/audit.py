@@ -6,8 +6,15 @@ import json
 
 import click
 
-from ..store import open_store
-from .common import json_option, page_size_option, print_table, store_option
+from ..store import Store
+from .common import (
+    Records,
+    json_option,
+    local_store_option,
+    page_size_option,
+    print_table,
+    store_option,
+)
 
 
 @click.group()
@@ -20,9 +27,9 @@ def audit() -> None:
 @click.option("--before-id", type=click.IntRange(1), default=None, help="Only older rows.")
 @store_option
 @json_option
-def list_rows(page_size: int, before_id: int | None, store_url: str, as_json: bool) -> None:
+def list_rows(page_size: int, before_id: int | None, store: Records, as_json: bool) -> None:
     """List who changed what, the newest first."""
-    rows = open_store(store_url).audit.list(limit=page_size, before=before_id)
+    rows = store.audit.list(limit=page_size, before=before_id)
     if as_json:
         shown = [{**row._asdict(), "at": row.at.isoformat() if row.at else None} for row in rows]
         click.echo(json.dumps(shown))
@@ -38,10 +45,10 @@ def list_rows(page_size: int, before_id: int | None, store_url: str, as_json: bo
 
 @audit.command()
 @click.option("--head", default=None, help="A head that was kept elsewhere, NUMBER:MARK.")
-@store_option
-def verify(head: str | None, store_url: str) -> None:
+@local_store_option
+def verify(head: str | None, store: Store) -> None:
     """Follow the chain and say which row was changed, removed, moved or cut off."""
-    log = open_store(store_url).audit
+    log = store.audit
     problems = log.verify(head)
     for problem in problems:
         click.echo(problem)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
@@ -12,12 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ..management.fields import time_text
 from ..store import Store, open_store
 from ..wsgi import DEFAULT_STORE
+from .remote import RemoteStore
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
-store_option = click.option(
+Records = Store | RemoteStore
+
+_store_url_option = click.option(
     "--store",
     "store_url",
     envvar="AIGW_STORE",
@@ -25,6 +32,42 @@ store_option = click.option(
     show_default=True,
     help="Where the records are. [env: AIGW_STORE]",
 )
+_api_option = click.option(
+    "--api",
+    "api_url",
+    envvar="AIGW_API",
+    default=None,
+    help="Ask the management API of a running gateway instead, with AIGW_ADMIN_TOKEN. "
+    "[env: AIGW_API]",
+)
+
+
+def local_store_option(command: F) -> F:
+    """Add --store, and give the command the store that it names as `store`."""
+
+    @_store_url_option
+    @wraps(command)
+    def run(*args: Any, store_url: str, **options: Any) -> Any:
+        return command(*args, store=open_store(store_url), **options)
+
+    return run  # type: ignore[return-value]
+
+
+def store_option(command: F) -> F:
+    """Add --store and --api, and give the command what they name as `store`."""
+
+    @_store_url_option
+    @_api_option
+    @wraps(command)
+    def run(*args: Any, store_url: str, api_url: str | None, **options: Any) -> Any:
+        if api_url is None:
+            return command(*args, store=open_store(store_url), **options)
+        store = RemoteStore(api_url, os.environ.get("AIGW_ADMIN_TOKEN"))
+        return command(*args, store=store, **options)
+
+    return run  # type: ignore[return-value]
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 page_size_option = click.option(
     "--page-size", type=click.IntRange(1, 100), default=100, help="Records at most."
@@ -34,10 +77,10 @@ before_id_option = click.option(
 )
 
 
-def found(look_up: Callable[[Store], T], store_url: str, id_: str | None) -> T:
+def found(look_up: Callable[[], T], id_: str | None) -> T:
     """Return what `look_up` finds; exit code 1 where there is no such record."""
     try:
-        return look_up(open_store(store_url))
+        return look_up()
     except KeyError:
         raise click.ClickException(f"there is no record {id_}") from None
 
@@ -81,7 +124,7 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(value)
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return time_text(value) or ""
     return "" if value is None else str(value)
 
 

@@ -12,8 +12,8 @@ import click
 
 from ..keys import ApiKey
 from ..management.fields import key_document
-from ..store import open_store
 from .common import (
+    Records,
     before_id_option,
     deleted,
     found,
@@ -109,9 +109,9 @@ def keys() -> None:
 @_field_options
 @store_option
 @json_option
-def create(store_url: str, as_json: bool, **fields: Any) -> None:
+def create(store: Records, as_json: bool, **fields: Any) -> None:
     """Create a key and print its token, which is shown this once."""
-    key, token = open_store(store_url).keys.create(**_given(fields))
+    key, token = store.keys.create(**_given(fields))
     _print_token(key, token, "was created", as_json)
 
 
@@ -120,11 +120,9 @@ def create(store_url: str, as_json: bool, **fields: Any) -> None:
 @before_id_option
 @store_option
 @json_option
-def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bool) -> None:
+def list_keys(page_size: int, before_id: str | None, store: Records, as_json: bool) -> None:
     """List keys, the newest first."""
-    records = found(
-        lambda store: store.keys.list(limit=page_size, before_id=before_id), store_url, before_id
-    )
+    records = found(lambda: store.keys.list(limit=page_size, before_id=before_id), before_id)
     if as_json:
         click.echo(json.dumps([document(key) for key in records]))
         return
@@ -150,9 +148,9 @@ def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bo
 @click.argument("id")
 @store_option
 @json_option
-def get(id: str, store_url: str, as_json: bool) -> None:
+def get(id: str, store: Records, as_json: bool) -> None:
     """Show one key."""
-    key = found(lambda store: store.keys.get(id), store_url, id)
+    key = found(lambda: store.keys.get(id), id)
     print_record(document(key), as_json=as_json)
 
 
@@ -162,7 +160,7 @@ def get(id: str, store_url: str, as_json: bool) -> None:
 @click.option("--disable/--enable", "disabled", default=None, help="Refuse it for now, or not.")
 @store_option
 @json_option
-def update(id: str, store_url: str, as_json: bool, **fields: Any) -> None:
+def update(id: str, store: Records, as_json: bool, **fields: Any) -> None:
     """Change the fields that are given; it counts on every worker with the next request.
 
     `--expires never` takes an expiry back; `--limit ''`, `--model ''` and `--network ''` clear
@@ -171,7 +169,7 @@ def update(id: str, store_url: str, as_json: bool, **fields: Any) -> None:
     changes = _given(fields)
     if not changes:
         raise click.UsageError("name at least one field to change")
-    key = found(lambda store: store.keys.update(id, **changes), store_url, id)
+    key = found(lambda: store.keys.update(id, **changes), id)
     print_record(document(key), as_json=as_json)
 
 
@@ -183,18 +181,18 @@ def update(id: str, store_url: str, as_json: bool, **fields: Any) -> None:
 )  # fmt: skip
 @store_option
 @json_option
-def rotate(id: str, grace: int, store_url: str, as_json: bool) -> None:
+def rotate(id: str, grace: int, store: Records, as_json: bool) -> None:
     """Give a key a new token and print it; the id stays."""
-    key, token = found(lambda store: store.keys.rotate(id, grace=grace), store_url, id)
+    key, token = found(lambda: store.keys.rotate(id, grace=grace), id)
     _print_token(key, token, "was rotated", as_json)
 
 
 @keys.command()
 @click.argument("id")
 @store_option
-def delete(id: str, store_url: str) -> None:
+def delete(id: str, store: Records) -> None:
     """Delete a key for good: from now on no worker accepts it."""
-    deleted(open_store(store_url).keys.delete(id), id)
+    deleted(store.keys.delete(id), id)
 
 
 def document(key: ApiKey) -> dict[str, Any]:

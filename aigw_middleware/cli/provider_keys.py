@@ -12,8 +12,8 @@ import click
 
 from ..keys.records import ProviderKey
 from ..management.fields import provider_key_document
-from ..store import open_store
 from .common import (
+    Records,
     before_id_option,
     deleted,
     found,
@@ -54,11 +54,11 @@ def add(
     metadata: str,
     from_env: str | None,
     from_file: Path | None,
-    store_url: str,
+    store: Records,
     as_json: bool,
 ) -> None:
     """Keep a key of PROVIDER; it counts on every worker with the next request."""
-    key = open_store(store_url).provider_keys.create(
+    key = store.provider_keys.create(
         provider=provider,
         secret=read_secret(from_env, from_file),
         description=description,
@@ -72,12 +72,10 @@ def add(
 @before_id_option
 @store_option
 @json_option
-def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bool) -> None:
+def list_keys(page_size: int, before_id: str | None, store: Records, as_json: bool) -> None:
     """List provider keys, the newest first: the order in which a provider's keys are tried."""
     records = found(
-        lambda store: store.provider_keys.list(limit=page_size, before_id=before_id),
-        store_url,
-        before_id,
+        lambda: store.provider_keys.list(limit=page_size, before_id=before_id), before_id
     )
     if as_json:
         click.echo(json.dumps([document(key) for key in records]))
@@ -105,20 +103,20 @@ def list_keys(page_size: int, before_id: str | None, store_url: str, as_json: bo
 @store_option
 @json_option
 def rotate(
-    id: str, from_env: str | None, from_file: Path | None, store_url: str, as_json: bool
+    id: str, from_env: str | None, from_file: Path | None, store: Records, as_json: bool
 ) -> None:
     """Put another secret in the place of the old one; the id stays."""
     secret = read_secret(from_env, from_file)
-    key = found(lambda store: store.provider_keys.rotate(id, secret=secret), store_url, id)
+    key = found(lambda: store.provider_keys.rotate(id, secret=secret), id)
     print_record(document(key), as_json=as_json)
 
 
 @provider_keys.command()
 @click.argument("id")
 @store_option
-def delete(id: str, store_url: str) -> None:
+def delete(id: str, store: Records) -> None:
     """Delete a provider key for good."""
-    deleted(open_store(store_url).provider_keys.delete(id), id)
+    deleted(store.provider_keys.delete(id), id)
 
 
 def read_secret(from_env: str | None, from_file: Path | None) -> str:

@@ -11,12 +11,13 @@ import click
 from .. import __version__
 from ..errors import StoreUnavailable
 from ..store.audit import acting
+from .admin_tokens import admin_tokens
 from .audit import audit
 from .demo import demo
 from .keys import keys
 from .provider_keys import provider_keys
 from .serve import serve
-from .store import store
+from .store import store_group
 from .usage import usage
 
 
@@ -52,6 +53,7 @@ aigw.add_command(demo)
 aigw.add_command(serve)
 aigw.add_command(keys)
 aigw.add_command(provider_keys)
-aigw.add_command(store)
+aigw.add_command(store_group)
+aigw.add_command(admin_tokens)
 aigw.add_command(usage)
 aigw.add_command(audit)

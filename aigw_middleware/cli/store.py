@@ -7,42 +7,41 @@ from pathlib import Path
 
 import click
 
-from ..store import open_store
-from .common import store_option
+from ..store import Store
+from .common import local_store_option
 
 
-@click.group()
-def store() -> None:
+@click.group(name="store")
+def store_group() -> None:
     """Copy the store, check it, or change the secret that seals it."""
 
 
-@store.command()
+@store_group.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@store_option
-def backup(file: Path, store_url: str) -> None:
+@local_store_option
+def backup(file: Path, store: Store) -> None:
     """Write a whole copy of the store to FILE, also while it is in use."""
     if file.exists():
         raise click.ClickException(f"{file} is there already")
-    open_store(store_url).backup(str(file))
+    store.backup(str(file))
     click.echo(f"The store was copied to {file}.", err=True)
 
 
-@store.command()
-@store_option
-def check(store_url: str) -> None:
+@store_group.command()
+@local_store_option
+def check(store: Store) -> None:
     """Check the database, and open every sealed secret once."""
-    opened = open_store(store_url)
-    problems = opened.check()
+    problems = store.check()
     for problem in problems:
         click.echo(problem)
     if problems:
         raise click.ClickException("the store is damaged")
-    click.echo(f"The store is whole; {opened.provider_keys.check()} secrets open.", err=True)
+    click.echo(f"The store is whole; {store.provider_keys.check()} secrets open.", err=True)
 
 
-@store.command()
-@store_option
-def rekey(store_url: str) -> None:
+@store_group.command()
+@local_store_option
+def rekey(store: Store) -> None:
     """Seal everything with AIGW_SECRET instead of AIGW_SECRET_OLD.
 
     It may be interrupted and run again; when everything is done, running it is harmless.
@@ -52,5 +51,5 @@ def rekey(store_url: str) -> None:
         raise click.UsageError("AIGW_SECRET_OLD is not set; it is the secret until now")
     if not os.environ.get("AIGW_SECRET"):
         raise click.UsageError("AIGW_SECRET is not set; it is the secret from now on")
-    count = open_store(store_url).rekey(old)
+    count = store.rekey(old)
     click.echo(f"{count} secrets were sealed anew.", err=True)

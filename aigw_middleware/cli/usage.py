@@ -6,8 +6,7 @@ import json
 
 import click
 
-from ..store import open_store
-from .common import json_option, print_table, store_option
+from .common import Records, json_option, print_table, store_option
 
 
 @click.command()
@@ -20,9 +19,9 @@ from .common import json_option, print_table, store_option
 )
 @store_option
 @json_option
-def usage(by: str, store_url: str, as_json: bool) -> None:
+def usage(by: str, store: Records, as_json: bool) -> None:
     """Sum up the requests, tokens and costs that went through the gateway."""
-    rows = open_store(store_url).usage.totals(by=by)
+    rows = store.usage.totals(by=by)
     if as_json:
         click.echo(json.dumps(rows))
         return

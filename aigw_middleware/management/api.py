@@ -17,6 +17,7 @@ from werkzeug.wrappers import Request, Response
 from ..body import discard_unread, whole
 from ..environ import enter, request_id
 from ..errors import BodyError, BodyInvalid, StoreUnavailable
+from ..keys.records import AdminToken
 from ..store import Store, resolve_store
 from ..store.audit import acting
 from . import fields
@@ -33,6 +34,8 @@ KEYS = "ai_gateway_api_keys"
 PROVIDER_KEYS = "provider_keys"
 Json = dict[str, Any]
 
+_ADMIN = AdminToken(id="admin", name="admin", role="write")
+
 
 class ManagementAPI:
     """Create, list, show, change, rotate and delete keys over HTTP.
@@ -41,13 +44,15 @@ class ManagementAPI:
 
         application = ManagementAPI(store, os.environ["AIGW_ADMIN_TOKEN"])
 
-    Every path but `/healthz` asks for the admin token as a bearer token; nothing else counts, no
-    cookie and no gateway key. Serve it on an address that clients do not reach. The document at
+    Every path but `/healthz` asks for an admin token as a bearer token; nothing else counts, no
+    cookie and no gateway key. The one given here may do everything; those in the store
+    (`store.admin_tokens`, `aigw admin-tokens create --role read|write`) what their role says, and
+    the audit names them. Serve it on an address that clients do not reach. The document at
     `/openapi.json` describes all of it.
 
     Args:
         store: an open store, or its URL.
-        admin_token: the token that opens it.
+        admin_token: the token that opens all of it.
         allowed_hosts: the host names under which it may be asked for; empty for any. On a
             loopback address name `localhost` and `127.0.0.1`: a page in a browser of the same
             machine can otherwise reach it under a name of its own (DNS rebinding).
@@ -120,10 +125,13 @@ class ManagementAPI:
             raise APIError(404, "NOT_FOUND", "There is no such path.") from None
         except HTTPException as error:
             raise APIError(error.code or 400, "BAD_REQUEST", "The request is not valid.") from None
-        if endpoint is not _healthz:
-            self._check_token(request)
         handler: Callable[..., Response] = endpoint
-        with acting("api:admin", request.environ.get("REMOTE_ADDR") or ""):
+        if endpoint is _healthz:
+            return handler(self._store, request, **values)
+        admin = self._check_token(request)
+        if admin.role != "write" and request.method not in ("GET", "HEAD"):
+            raise APIError(403, "ROLE_NOT_ALLOWED", "This admin token may only read.")
+        with acting(f"api:{admin.name or admin.id}", request.environ.get("REMOTE_ADDR") or ""):
             return handler(self._store, request, **values)
 
     def _check_host(self, request: Request) -> None:
@@ -134,14 +142,21 @@ class ManagementAPI:
         if name not in self._hosts:
             raise APIError(403, "HOST_NOT_ALLOWED", "The API is not served under this name.")
 
-    def _check_token(self, request: Request) -> None:
+    def _check_token(self, request: Request) -> AdminToken:
+        """Return whose token the request presents."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        presented = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(presented, self._token):
-            raise APIError(
-                401, "UNAUTHORIZED", "A valid admin token is required.",
-                headers=(("WWW-Authenticate", 'Bearer realm="ai-gateway-management"'),),
-            )  # fmt: skip
+        token = token.strip()
+        if scheme.lower() == "bearer":
+            presented = sha256(token.encode("utf-8", "surrogateescape")).digest()
+            if hmac.compare_digest(presented, self._token):
+                return _ADMIN
+            named = self._store.admin_tokens.verify(token)
+            if named is not None:
+                return named
+        raise APIError(
+            401, "UNAUTHORIZED", "A valid admin token is required.",
+            headers=(("WWW-Authenticate", 'Bearer realm="ai-gateway-management"'),),
+        )  # fmt: skip
 
 
 def _error(error: APIError, environ: WSGIEnvironment) -> Response:

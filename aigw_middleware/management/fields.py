@@ -54,6 +54,14 @@ def _time(value: Any) -> datetime:
     return moment
 
 
+def _whole_number(value: Any) -> int:
+    # To JSON Schema 60.0 is an integer too.
+    if type(value) is float and value.is_integer():
+        return int(value)
+    number: int = _typed(int)(value)
+    return number
+
+
 def _text(longest: int, cleared: str | None = "") -> Field:
     schema = {"type": ["string", "null"], "maxLength": longest}
     return Field(schema, _typed(str), cleared)
@@ -80,7 +88,7 @@ KEY_CHANGES = {**KEY_FIELDS, "disabled": _FLAG}
 
 _SECRET = Field({"type": "string", "maxLength": 4096}, _typed(str), "")
 PROVIDER_KEY_FIELDS = {
-    "provider": Field({"type": "string", "maxLength": 64}, _typed(str), ""),
+    "provider": Field({"type": "string", "minLength": 1, "maxLength": 64}, _typed(str), ""),
     "secret": _SECRET,
     "description": _text(255),
     "metadata": _text(4096),
@@ -91,7 +99,11 @@ PROVIDER_KEY_CHANGES = {
     "disabled": _FLAG,
 }
 
-GRACE = {"grace": Field({"type": "integer", "minimum": 0, "maximum": 2592000}, _typed(int), 3600)}
+GRACE = {
+    "grace": Field(
+        {"type": ["integer", "null"], "minimum": 0, "maximum": 2592000}, _whole_number, 3600
+    )
+}
 NEW_SECRET = {"secret": _SECRET}
 
 
@@ -163,4 +175,7 @@ def provider_key_document(key: ProviderKey, uri: str) -> Json:
 
 def time_text(moment: datetime | None) -> str | None:
     """Return a time in RFC 3339, UTC, ending in `Z`, to the second."""
-    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if moment is None:
+        return None
+    # Not `strftime`, whose years before 1000 have three digits.
+    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"

@@ -368,7 +368,10 @@ def _expiry(value: object) -> int | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires_at: must be a datetime with a time zone, or None")
-    return rows.to_microseconds(value)
+    try:
+        return rows.to_microseconds(value.astimezone(UTC))
+    except OverflowError:
+        raise ValueError("expires_at: is outside the years that can be told in UTC") from None
 
 
 def _limits(limits: str | Iterable[str]) -> str:
