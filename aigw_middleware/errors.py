@@ -22,6 +22,8 @@ The text of an error never holds a secret, a body or a header's value.
 
 from __future__ import annotations
 
+import errno
+
 
 class GatewayError(Exception):
     """Base of every error of this package that is not a wrong option (`ValueError`)."""
@@ -43,8 +45,15 @@ class KeyRevoked(GatewayError):
     """The key under which a stream was opened was deleted, disabled or has expired."""
 
 
-class ClientLeft(GatewayError):
-    """The client closed the connection while its answer was still coming."""
+class ClientLeft(GatewayError, ConnectionResetError):
+    """The client closed the connection while its answer was still coming.
+
+    A `ConnectionResetError` as well, as servers themselves raise it: they know that nobody is
+    left to be told, and log no traceback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "the client has closed the connection")
 
 
 class BodyError(GatewayError):

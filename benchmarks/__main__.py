@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from . import forwarding, layers
+from . import forwarding, keys, layers
 
-BENCHMARKS = {"layers": layers.run, "forwarding": forwarding.run}
+BENCHMARKS = {"layers": layers.run, "keys": keys.run, "forwarding": forwarding.run}
 
 
 def main() -> None:

@@ -23,10 +23,21 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding")
 
 def gateway() -> Any:
     """The whole gateway: address, key, limits, headers, forwarding, a row of usage."""
+    return _gateway(booked=True)
+
+
+def unbooked() -> Any:
+    """The same, but for the row of usage and `last_used`."""
+    return _gateway(booked=False)
+
+
+def _gateway(*, booked: bool) -> Any:
     store = open_store(os.environ["BENCH_STORE"])
+    if not booked:
+        store.usage.touch = lambda key_id: None  # type: ignore[method-assign]
     provider = Provider("openai", base_url=os.environ["BENCH_UPSTREAM"] + "/v1", api_keys=["sk-x"])
     return stack(
-        UpstreamForwarder(upstream=provider, store=store),
+        UpstreamForwarder(upstream=provider, store=store if booked else None),
         partial(IPAllowlist, allow=["127.0.0.0/8"]),
         partial(KeyAuth, keys=store.keys),
         partial(RateLimiter, limits=["9000000/s", "900000000/day"], by="key"),

@@ -185,13 +185,13 @@ def provider() -> Iterator[str]:
 
 
 @contextmanager
-def gunicorn(name: str, upstream: str, store_url: str) -> Iterator[Candidate]:
+def gunicorn(name: str, upstream: str, store_url: str, *, workers: int = 1) -> Iterator[Candidate]:
     """Run one of `benchmarks.apps` under gunicorn."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         fd = listener.fileno()
         command = [
-            sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "--workers", "1",
+            sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "--workers", str(workers),
             "--worker-class", "gthread", "--threads", str(CONNECTIONS), "--keep-alive", "60",
             "--log-level", "error", f"benchmarks.apps:{name}()",
         ]  # fmt: skip
@@ -199,7 +199,8 @@ def gunicorn(name: str, upstream: str, store_url: str) -> Iterator[Candidate]:
         process = subprocess.Popen(command, env=variables, pass_fds=[fd])
         try:
             wait_for(port)
-            yield Candidate(name, port, pinned(process.pid))
+            pids = pinned(process.pid) if workers == 1 else children(process.pid)
+            yield Candidate(name, port, pids)
         finally:
             process.terminate()
             process.wait()

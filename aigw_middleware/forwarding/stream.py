@@ -91,7 +91,7 @@ class ForwardedBody:
         if self._alive is not None and not self._alive():
             return KeyRevoked("the key of this stream was revoked")
         if self._client is not None and has_hung_up(self._client):
-            return ClientLeft("the client has closed the connection")
+            return ClientLeft()
         return None
 
     def _read(self) -> bytes:

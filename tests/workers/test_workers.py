@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +39,6 @@ class Gunicorn(NamedTuple):
         """Return the workers' pids."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/aigw.db"
 
 
 @pytest.fixture
@@ -147,6 +143,9 @@ def test_keys_come_and_go_under_load(store: Store, url: str) -> None:
 CHANGES = [
     pytest.param(lambda keys, id_: keys.update(id_, disabled=True), 401, id="disable"),
     pytest.param(lambda keys, id_: keys.rotate(id_, grace=0), 401, id="rotate"),
+    pytest.param(
+        lambda keys, id_: keys.update(id_, expires_at=datetime.now(UTC)), 401, id="expiry"
+    ),
     pytest.param(lambda keys, id_: keys.update(id_, networks=["10.0.0.0/8"]), 403, id="networks"),
 ]
 
