@@ -152,6 +152,14 @@ def whole(environ: WSGIEnvironment, max_bytes: int) -> Body:
     return body
 
 
+def replace(environ: WSGIEnvironment, data: bytes) -> None:
+    """Put another body in the place of one that was read whole."""
+    environ[BODY] = Body(BytesIO(data), len(data))
+    environ["wsgi.input"] = BytesIO(data)
+    environ["CONTENT_LENGTH"] = str(len(data))
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+
+
 def blocks(environ: WSGIEnvironment, max_bytes: int) -> Iterator[bytes]:
     """Yield the body as it comes from the server, counting it.
 

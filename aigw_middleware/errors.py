@@ -11,6 +11,7 @@
     │   ├── LengthRequired    chunked, under a server that cannot tell its end
     │   └── BodyInvalid       not what its path requires
     ├── KeyRevoked            the key of an open stream is no longer good
+    ├── LimitReached          an answer has used more than its limits give
     ├── ClientLeft            the client hung up while its answer was coming
     └── UpstreamError         the provider gave no (whole) answer
         ├── UpstreamUnreachable   no connection, or it broke the protocol
@@ -43,6 +44,10 @@ class StoreUnavailable(GatewayError):
 
 class KeyRevoked(GatewayError):
     """The key under which a stream was opened was deleted, disabled or has expired."""
+
+
+class LimitReached(GatewayError):
+    """An answer that was coming has used more than its limits give."""
 
 
 class ClientLeft(GatewayError, ConnectionResetError):

@@ -66,6 +66,9 @@ class Gate:
         """Return the app's iterable; gates that may end an answer override this."""
         return iterable
 
+    def abandoned(self, environ: WSGIEnvironment) -> None:
+        """Let go of what is held for a request whose app has raised; gates that hold override."""
+
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         enter(environ)
         denial = self.apply(environ)
@@ -73,7 +76,12 @@ class Gate:
         start_response = self.responder(environ, start_response)
         if denial is not None and self.enforce:
             return refuse(environ, start_response, denial)
-        return self.watched(environ, self.app(environ, start_response))
+        try:
+            iterable = self.app(environ, start_response)
+        except BaseException:
+            self.abandoned(environ)
+            raise
+        return self.watched(environ, iterable)
 
     def _decision(self, denial: Denial | None) -> Decision:
         if denial is None:

@@ -17,19 +17,19 @@ from ._addresses import NetworkSet, address_of, header_name
 from ._headers import misnamed
 from ._options import several
 from ._paths import PathPatterns
-from .counters import MemoryCounters, resolve_counters
+from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
 from .dialects import PLAIN, spoken
-from .environ import GOOGLE_CLIENT, KEY, KEY_ALIVE, RATE_REPORTS, WATCHED, full_path
+from .environ import GOOGLE_CLIENT, KEY, KEY_ALIVE, WATCHED, full_path
 from .errors import KeyRevoked, StoreUnavailable
-from .gate import Gate
 from .keys import ApiKey
 from .limits import parse_limits
-from .limits.enforcing import NamedLimits, with_rate_headers
+from .limits.enforcing import NamedLimits
+from .limits.limited import LimitedGate
 from .model_rules import ModelRules, judge_models
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 _BAD_KEY = Denial(
     "invalid_api_key",
@@ -53,7 +53,7 @@ class Keys(Protocol):
         """
 
 
-class KeyAuth(Gate):
+class KeyAuth(LimitedGate):
     """Let requests pass that present a good gateway key; 401 `invalid_api_key` for any other.
 
     ::
@@ -102,7 +102,7 @@ class KeyAuth(Gate):
         exempt: Iterable[str] = (),
         headers: Iterable[str] = ("authorization", "x-api-key", "api-key", "x-goog-api-key"),
         query_parameter: str | None = None,
-        counters: MemoryCounters | str | None = None,
+        counters: Engine | str | None = None,
         enforce: bool = True,
     ) -> None:
         super().__init__(app, enforce=enforce)
@@ -112,7 +112,7 @@ class KeyAuth(Gate):
             raise ValueError(f"keys: {type(keys).__name__} has no verify(token, endpoint=...)")
         self._keys = keys
         # Not of every kind of `keys`: fixed secrets cannot be revoked.
-        self._watch: Callable[[str], Callable[[], bool]] | None = getattr(keys, "watch", None)
+        self._watch: Callable[[str, str], Callable[[], bool]] | None = getattr(keys, "watch", None)
         if endpoint is not None and not isinstance(endpoint, str):
             raise ValueError(f"endpoint: must be a text, not {type(endpoint).__name__}")
         self._endpoint = endpoint
@@ -142,7 +142,7 @@ class KeyAuth(Gate):
             return rules
         denial = _judge_rules(rules, environ, self.app, hand_on=False)
         if denial is None and rules.limits is not None:
-            denial = rules.limits.judge(self._counters, found.id)
+            denial = rules.limits.judge(self._counters, found.id, environ)
         return denial
 
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
@@ -151,28 +151,24 @@ class KeyAuth(Gate):
             return None
         tokens = _presented(environ, self._headers, self._parameter)
         self._take_out(environ)
+        presented = next(iter(tokens), "")
         found = self._look_up(tokens)
         if isinstance(found, Denial):
             return found
         environ[KEY] = found
         if self._watch is not None:
-            environ[KEY_ALIVE] = self._watch(found.id)
+            environ[KEY_ALIVE] = self._watch(found.id, presented)
         rules = _rules_of(found)
         if isinstance(rules, Denial):
             return rules
         denial = _judge_rules(rules, environ, self.app, hand_on=self.enforce)
         if denial is None and rules.limits is not None:
-            denial = self._spend(rules.limits, found, environ)
+            denial = self._spend_of(rules.limits, found, environ)
         return denial
-
-    def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
-        """Put the rate headers on the answer where the key has limits."""
-        if RATE_REPORTS not in environ:
-            return start_response
-        return with_rate_headers(environ, start_response)
 
     def watched(self, environ: WSGIEnvironment, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """Return the app's iterable, ended at its next chunk when the key is revoked."""
+        iterable = super().watched(environ, iterable)
         alive = environ.get(KEY_ALIVE)
         if alive is None or WATCHED in environ or isinstance(iterable, _WHOLE):
             return iterable
@@ -203,9 +199,11 @@ class KeyAuth(Gate):
     def _is_for_here(self, key: ApiKey) -> bool:
         return self._endpoint is None or key.endpoint_id in (None, self._endpoint)
 
-    def _spend(self, limits: NamedLimits, key: ApiKey, environ: WSGIEnvironment) -> Denial | None:
+    def _spend_of(
+        self, limits: NamedLimits, key: ApiKey, environ: WSGIEnvironment
+    ) -> Denial | None:
         try:
-            return limits.reserve(self._counters, key.id, environ)
+            return self.spend(limits, self._counters, key.id, environ, self.app)
         except StoreUnavailable as error:
             return store_denial(error)
 

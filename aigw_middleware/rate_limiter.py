@@ -8,28 +8,29 @@ length ever holds more admitted requests than the limit says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ._addresses import address_of, header_name
-from .counters import MemoryCounters, resolve_counters
+from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
 from .environ import CLAIMS, KEY
-from .errors import StoreUnavailable
-from .gate import Gate
+from .errors import BodyError, StoreUnavailable
 from .limits import parse_limits
-from .limits.enforcing import NamedLimits, with_rate_headers
+from .limits.enforcing import NamedLimits
+from .limits.limited import LimitedGate
+from .limits.wanted import wanted
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
     Bucket = Callable[[WSGIEnvironment], str]
 
 logger = logging.getLogger(__name__)
 
 
-class RateLimiter(Gate):
+class RateLimiter(LimitedGate):
     """Refuse requests over a limit, with 429 `rate_limit_exceeded` and `Retry-After`.
 
     ::
@@ -68,8 +69,9 @@ class RateLimiter(Gate):
         limits: str | Iterable[str] = (),
         *,
         by: str | Bucket | Iterable[str | Bucket] = "key",
-        counters: MemoryCounters | str | None = None,
+        counters: Engine | str | None = None,
         name: str | None = None,
+        prices: Mapping[str, tuple[float, float]] | None = None,
         fail_open: bool = False,
         enforce: bool = True,
     ) -> None:
@@ -80,30 +82,27 @@ class RateLimiter(Gate):
         if name is not None and not _is_name(name):
             raise ValueError(f"name: {name!r} must be printable ASCII without quotes")
         self._bucket, by_text = _bucket(by)
-        self._limits = NamedLimits(parsed, name or f"by={by_text}", name)
+        self._limits = NamedLimits(parsed, name or f"by={by_text}", name, prices=prices)
         self._counters = resolve_counters(counters)
         self._fail_open = fail_open
         self._warned = False
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Tell whether the request would be refused, spending nothing."""
-        return self._limits.judge(self._counters, self._bucket(environ))
+        return self._limits.judge(self._counters, self._bucket(environ), environ)
 
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
-        """Spend one request of each limit, or say which of them is reached."""
+        """Reserve what the request may use of each limit, or say which of them is reached."""
         if environ.get("wsgi.multiprocess") and not self._warned:
             self._warn()
         try:
-            return self._limits.reserve(self._counters, self._bucket(environ), environ)
+            bucket = self._bucket(environ)
+            return self.spend(self._limits, self._counters, bucket, environ, self.app)
         except StoreUnavailable as error:
             if not self._fail_open:
                 return store_denial(error)
             logger.error("counters unavailable, request let in uncounted (fail_open): %s", error)
             return None
-
-    def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
-        """Put the rate headers on the answer."""
-        return with_rate_headers(environ, start_response)
 
     def _warn(self) -> None:
         self._warned = True
@@ -155,7 +154,8 @@ def _one_bucket(by: str | Bucket) -> tuple[Bucket, str]:
     if kind == "claim" and name:
         return lambda environ: _claim(environ, name), by
     raise ValueError(
-        f"by: {by!r} is none of key, ip, global, header:NAME, claim:NAME, a callable or a list"
+        f"by: {by!r} is none of key, ip, global, model, header:NAME, claim:NAME, a callable "
+        "or a list"
     )
 
 
@@ -186,4 +186,17 @@ def _by_key(environ: WSGIEnvironment) -> str:
     return _by_ip(environ) if key is None else f"key:{key.id}"
 
 
-_BUCKETS: dict[str, Bucket] = {"key": _by_key, "ip": _by_ip, "global": lambda environ: ""}
+def _by_model(environ: WSGIEnvironment) -> str:
+    """Return the model that the request names; empty, one bucket, where it names none."""
+    try:
+        return (wanted(environ).model or "").lower()
+    except BodyError:
+        return ""
+
+
+_BUCKETS: dict[str, Bucket] = {
+    "key": _by_key,
+    "ip": _by_ip,
+    "global": lambda environ: "",
+    "model": _by_model,
+}

@@ -56,6 +56,7 @@ from .forwarding.route import (
 from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Request, Response, Timeouts, Transport, shared_transport
 from .forwarding.url import BaseURL, query
+from .limits.enforcing import RESERVERS
 from .model_rules import MODEL_RULES, requested_model
 from .providers import Provider
 
@@ -242,6 +243,12 @@ class UpstreamForwarder:
         for number, candidate in enumerate(plan.candidates):
             if candidate.provider is not None:
                 environ[PROVIDER] = candidate.provider
+            denial = _reserved(environ, candidate)
+            if denial is not None:
+                if number < last:
+                    continue
+                return denial
+            plan = plan.with_body_of(environ)
             try:
                 response = self._transport().send(plan.request(candidate), self._timeouts, deadline)
             except BodyError as error:
@@ -403,6 +410,13 @@ class _Plan(NamedTuple):
     blocks: Callable[[], Iterable[bytes]]
     length: int | None
 
+    def with_body_of(self, environ: WSGIEnvironment) -> _Plan:
+        """Return the plan with the body as it is now: a limiter may have written a cap into it."""
+        body = environ.get(BODY)
+        if RESERVERS not in environ or body is None:
+            return self
+        return self._replace(blocks=body.blocks, length=body.size)
+
     def request(self, candidate: Candidate) -> Request:
         """Return the request for one candidate."""
         headers = self.headers
@@ -522,6 +536,18 @@ def _allowed(
         else:
             denial = found
     return allowed, denial
+
+
+def _reserved(environ: WSGIEnvironment, candidate: Candidate) -> Denial | None:
+    """Have outer limiters reserve what this candidate may cost."""
+    for reserve in environ.get(RESERVERS, ()):
+        try:
+            denial: Denial | None = reserve(candidate.provider, environ.get(MODEL))
+        except StoreUnavailable as error:
+            denial = store_denial(error)
+        if denial is not None:
+            return denial
+    return None
 
 
 def _may_differ_elsewhere(status: int) -> bool:

@@ -56,6 +56,8 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     store = open_store(variables.get("AIGW_STORE") or DEFAULT_STORE, secret=secret)
     if not any(provider.given_keys for provider in providers):
         _require_stored_keys(store, sealed=bool(secret))
+    if secret:
+        store.provider_keys.check()  # another secret is told now, not by the first request
     counters = variables.get("AIGW_COUNTERS") or DEFAULT_COUNTERS
     return stack(
         UpstreamForwarder(_own_paths, upstream=providers, store=store),
@@ -76,8 +78,9 @@ def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication
     store = open_store(
         variables.get("AIGW_STORE") or DEFAULT_STORE, secret=variables.get("AIGW_SECRET")
     )
-    host = bind.rpartition(":")[0] or bind
-    return ManagementAPI(store, token, allowed_hosts=_LOOPBACK if host in _LOOPBACK else ())
+    host = (bind.rpartition(":")[0] or bind).lower()
+    loopback = host in _LOOPBACK or host.startswith("127.")
+    return ManagementAPI(store, token, allowed_hosts=_LOOPBACK if loopback else ())
 
 
 def configured_providers(variables: Mapping[str, str]) -> list[Provider]:

@@ -113,16 +113,16 @@ class _Iterable:
 
 
 class Clock:
-    """A clock in nanoseconds that moves when a test says so."""
+    """A clock in microseconds that moves when a test says so."""
 
-    def __init__(self, now: int = 10**15) -> None:
+    def __init__(self, now: int = 10**12) -> None:
         self.now = now
 
     def __call__(self) -> int:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        self.now += round(seconds * 1_000_000_000)
+        self.now += round(seconds * 1_000_000)
 
 
 class RawRequest:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from aigw_middleware import ManagementAPI, open_store
 from aigw_middleware.cli.root import aigw
-from aigw_middleware.store import Store
+from aigw_middleware.store import Store, audit
 
 from .support import make_environ, send
 
@@ -172,17 +172,21 @@ def test_a_key_can_be_revoked_without_the_secret_and_it_shows(
 def test_without_a_secret_the_chain_still_finds_accidents(
     url: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """The key lies in the database then; once there is a secret it is sealed."""
+    """The key lies in the database then; with a secret another one begins, and it is told."""
     monkeypatch.delenv("AIGW_SECRET", raising=False)
     plain = open_store(url)
     five_rows(plain)
     assert plain.audit.verify() == []
     plain.close()
     sealed = open_store(url, secret=SECRET)
+    assert sealed.audit.verify() == [
+        "the key of the audit is not sealed; anybody could have written the rows"
+    ]
     sealed.keys.create()
-    assert sealed.audit.verify() == []
+    before = "rows 1 to 5 were written before there was AIGW_SECRET"
+    assert sealed.audit.verify() == [before]
     tampered(sealed, "UPDATE audit SET record = 'x' WHERE number = 1")
-    assert sealed.audit.verify() == ["row 1 was changed"]
+    assert sealed.audit.verify() == [before, "row 1 was changed"]
 
 
 def test_the_command_and_the_api_show_it(store: Store, url: str, tmp_path: Path) -> None:
@@ -205,3 +209,88 @@ def test_the_command_and_the_api_show_it(store: Store, url: str, tmp_path: Path)
     tampered(store, "DELETE FROM audit WHERE number = 2")
     broken = run(aigw, ["audit", "verify"])
     assert (broken.exit_code, "rows 2 to 2 are missing" in broken.output) == (1, True)
+
+
+def forged(store: Store, work: Any) -> list[str]:
+    store._database.write(work)
+    return store.audit.verify()
+
+
+def test_rows_cannot_be_cut_off_by_a_head_without_the_key(store: Store) -> None:
+    """A head that anybody can sign counts only where the last row is one that nobody vouches for."""
+    five_rows(store)
+
+    def work(connection: Any) -> None:
+        mark = connection.execute("SELECT mark FROM audit WHERE number = 3").fetchone()[0]
+        connection.execute("DELETE FROM audit WHERE number > 3")
+        audit._put(connection, "audit_head", audit._signed_head(None, 3, mark))
+
+    assert forged(store, work) == ["the head was changed"]
+
+
+def test_a_key_in_the_clear_is_not_taken_for_the_sealed_one(store: Store) -> None:
+    """Who writes the whole chain anew, under a key of his own, is found out."""
+    five_rows(store)
+    key = bytes(32)
+
+    def work(connection: Any) -> None:
+        before = bytes(32)
+        rows = connection.execute(f"SELECT {audit._COLUMNS} FROM audit ORDER BY number").fetchall()
+        for row in rows:
+            before = audit._mark(key, before, tuple(row))
+            connection.execute("UPDATE audit SET mark = ? WHERE number = ?", (before, row[0]))
+        audit._put(connection, "audit_key", key.hex())
+        audit._put(connection, "audit_head", audit._signed_head(key, 5, before))
+
+    unsealed = "the key of the audit is not sealed; anybody could have written the rows"
+    assert forged(store, work) == [unsealed]
+    store.keys.create()
+    assert store.audit.verify() == ["rows 1 to 5 were written before there was AIGW_SECRET"]
+
+
+def test_an_audit_that_was_wiped_is_missed(store: Store) -> None:
+    """Records without a row that tells of them are a finding."""
+    five_rows(store)
+    assert forged(
+        store,
+        lambda c: [
+            c.execute("DELETE FROM audit"),
+            c.execute("DELETE FROM meta WHERE name LIKE 'audit%'"),
+        ],
+    ) == ["the head is missing"]
+
+
+def test_a_removed_head_hinders_no_change(store: Store) -> None:
+    """A key can be deleted whatever was done to the audit, and the hole is told."""
+    five_rows(store)
+    key = store.keys.list()[0]
+    assert forged(store, lambda c: c.execute("DELETE FROM meta WHERE name = 'audit_head'")) == [
+        "the head is missing"
+    ]
+    assert store.keys.delete(key.id)
+    assert store.audit.verify() == []
+
+
+def test_a_change_that_did_not_happen_logs_no_head(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A head is logged when its row is kept, not before."""
+    caplog.set_level(logging.INFO, "aigw_middleware.audit")
+    for change in (store.keys.update, store.keys.rotate):
+        with pytest.raises(KeyError):
+            change(
+                "aigk_0000000000000000", **({"name": "x"} if change == store.keys.update else {})
+            )
+    assert caplog.records == []
+    store.keys.create()
+    assert len(caplog.records) == 1
+
+
+def test_a_change_of_the_master_secret_is_told(store: Store, url: str) -> None:
+    """`rekey` leaves a row too."""
+    store.keys.create()
+    store.close()
+    again = open_store(url, secret="another secret of this store")
+    again.rekey(SECRET)
+    assert again.audit.list(limit=1)[0].action == "rekey"
+    assert again.audit.verify() == []

@@ -116,7 +116,10 @@ MISTAKES = [
     pytest.param(["keys", "rotate", "aigk_none", "--grace", "31d"], 2, "grace: ", id="a long grace"),
     pytest.param(["provider-keys", "rotate", "aigpk_none", "--from-env", "NONE"], 2, "NONE", id="no variable"),
     pytest.param(["provider-keys", "add", "openai", "--from-file", "/no/file"], 2, "cannot be read", id="no file"),
-    pytest.param(["store", "rekey"], 2, "AIGW_SECRET_OLD", id="rekey without the old secret"),
+    pytest.param(["store", "rekey"], 2, "there is no store", id="rekey of nothing"),
+    pytest.param(["store", "check"], 2, "there is no store", id="a mistyped store is not made"),
+    pytest.param(["audit", "verify"], 2, "there is no store", id="an audit of nothing"),
+    pytest.param(["keys", "get", "aigw-a-g1-secret"], 1, "no record of that id", id="a token for an id"),
     pytest.param(["serve", "--admin-bind", "127.0.0.1:0"], 2, "no provider has a key", id="serving nothing apart"),
     pytest.param(["keys", "explode"], 2, "No such command", id="an unknown command"),
     pytest.param(["serve"], 2, "no provider has a key", id="serving nothing"),
@@ -233,7 +236,8 @@ def test_the_master_secret_is_changed_by_command(
     assert "1 secrets open" in run("store", "check", store=store_url).output
     open_store(store_url).close()
     monkeypatch.setenv("AIGW_SECRET", "the new secret of this store")
-    assert run("store", "check", store=store_url).exit_code == 2
+    assert run("store", "check", store=store_url).exit_code == 1
+    assert "AIGW_SECRET_OLD" in run("store", "rekey", store=store_url).output
     monkeypatch.setenv("AIGW_SECRET_OLD", SECRET)
     assert "1 secrets were" in run("store", "rekey", store=store_url).output
     assert "0 secrets were" in run("store", "rekey", store=store_url).output

@@ -75,7 +75,7 @@ def test_provider_keys_usage_and_audit_by_the_api(api: str, store: Store) -> Non
 
 
 WRONG = [
-    pytest.param({"token": "wrong"}, 2, "admin token", id="a wrong token"),
+    pytest.param({"token": "wrong"}, 1, "admin token", id="a wrong token"),
     pytest.param({"token": ""}, 2, "AIGW_ADMIN_TOKEN", id="no token"),
     pytest.param({"api": "http://127.0.0.1:9"}, 2, "gave no answer", id="nobody there"),
     pytest.param({"api": "ftp://x"}, 2, "--api", id="no such scheme"),
@@ -133,3 +133,30 @@ def test_admin_tokens_by_command(sqlite_url: str) -> None:
     assert local("create", "--role", "all").exit_code == 2
     made = json.loads(local("create", "--role", "write", "--json").stdout)
     assert store.admin_tokens.verify(made["token"]) is not None
+
+
+REDIRECT = [("Location", "https://elsewhere/"), ("Content-Length", "0")]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [("308 Permanent Redirect", REDIRECT, b""), ("200 OK", [("Content-Length", "2")], b"{}"),
+     ("200 OK", [("Content-Length", "4")], b"null")],
+)  # fmt: skip
+def test_only_the_apis_own_answers_count(status: str, headers: Any, body: bytes) -> None:
+    """A redirect or another's answer has deleted, created and listed nothing: exit code 2."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response(status, headers)
+        return [body]
+
+    with serving(app) as url:
+        for args in (["delete", "aigk_x"], ["create"], ["list"], ["get", "aigk_x"]):
+            result = run(url, "keys", *args)
+            assert (result.exit_code, "Traceback" in result.output) == (2, False), args
+        assert run(url, "usage").exit_code == 2
+
+
+def test_what_looks_after_a_store_is_not_for_the_api(api: str) -> None:
+    """With AIGW_API set, nobody takes a local file's verdict for that of the gateway."""
+    assert "AIGW_API" in run(api, "audit", "verify").output

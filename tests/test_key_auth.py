@@ -472,7 +472,7 @@ def test_an_iterable_that_cannot_begin_is_closed() -> None:
             closed.append(1)
 
     class Watched(Keys):
-        def watch(self, id_: str) -> Any:
+        def watch(self, id_: str, token: str) -> Any:
             return lambda: True
 
     app = KeyAuth(lambda environ, start_response: Broken(), Watched())

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigw_middleware import StaticKeys, open_store
+from aigw_middleware import StaticKeys, StoreUnavailable, open_store
 from aigw_middleware.keys import TOKEN_PATTERN
 from aigw_middleware.keys.token import new_token, public_id_of
 
@@ -264,3 +264,55 @@ def test_a_forked_child_uses_connections_of_its_own(url: str) -> None:
     assert len(store.keys.list()) == 5
     assert store.keys.delete(key.id)
     assert store.keys.verify(token) is None
+
+
+def test_a_fork_while_threads_verify_leaves_no_lock_taken(url: str) -> None:
+    """A child that is forked in the middle of its parent's work verifies keys."""
+    store = open_store(url)
+    key, token = store.keys.create()
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            store.keys.verify(token)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        with store.keys._cache_lock:
+            assert in_child(lambda: store.keys.verify(token) == key)
+        for _ in range(10):
+            assert in_child(lambda: store.keys.verify(token) == key)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_stream_is_watched_by_its_token(url: str) -> None:
+    """After a rotation without grace the streams of the old token end, those of the new go on."""
+    keys = open_store(url).keys
+    key, old = keys.create()
+    of_old = keys.watch(key.id, old)
+    _, new = keys.rotate(key.id, grace=0)
+    assert (of_old(), keys.watch(key.id, new)()) == (False, True)
+
+
+def test_a_secret_is_a_text(url: str) -> None:
+    """Anything else is a ValueError that names the option."""
+    with pytest.raises(ValueError, match=r"^secret: "):
+        open_store(url, secret=b"bytes of a secret")  # type: ignore[arg-type]
+
+
+def test_an_open_store_will_do_for_its_url(url: str) -> None:
+    """Where a URL is expected an opened store will do."""
+    store = open_store(url)
+    assert open_store(store) is store
+
+
+def test_a_password_in_brackets_is_not_repeated() -> None:
+    """Whatever reads a URL, its password stays out of the error."""
+    with pytest.raises((ValueError, StoreUnavailable)) as error:
+        open_store("postgresql://u:pa[hunter2secret]x@[::1]:9/db")
+    assert "hunter2" not in str(error.value)

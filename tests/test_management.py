@@ -293,7 +293,7 @@ def test_the_document_describes_every_route(api: Any) -> None:
     assert described == served - {("GET", "/healthz"), ("GET", "/openapi.json")}
 
 
-@pytest.mark.parametrize("token", ["", None, "a\nb"])
+@pytest.mark.parametrize("token", ["", None, "a\nb", "pä ss"])
 def test_wrong_options_are_named(store: Store, token: Any) -> None:
     """Without an admin token there is no API."""
     with pytest.raises(ValueError, match=r"^admin_token: "):
@@ -338,3 +338,23 @@ def test_an_admin_token_is_kept_as_a_hash(store: Store, tmp_path: Path) -> None:
     assert store.admin_tokens.verify(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
     with pytest.raises(ValueError, match=r"^role: "):
         store.admin_tokens.create(role="admin")
+
+
+@pytest.mark.parametrize("host", ["a..b", "..", "x" * 64 + ".test", "xn--"])
+def test_a_host_that_is_none_is_told(api: Any, host: str) -> None:
+    """400, and no traceback, whether or not a token comes with it."""
+    for path in ("/healthz", KEYS):
+        assert ask(api, "GET", path, HTTP_HOST=host).status == 400
+
+
+def test_addresses_know_where_the_api_is_mounted(api: Any) -> None:
+    """Below a prefix, `uri` names it."""
+    made = ask(api, "POST", KEYS, {}, SCRIPT_NAME="/admin")
+    assert made.json["uri"].startswith(f"http://127.0.0.1:8081/admin{KEYS}/")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2:8081", "LOCALHOST", "[::1]"])
+def test_every_name_of_loopback_is_loopback(store: Store, host: str) -> None:
+    """With loopback allowed, so is each of its addresses."""
+    api = ManagementAPI(store, TOKEN, allowed_hosts=["localhost", "127.0.0.1"])
+    assert ask(api, "GET", KEYS, HTTP_HOST=host).status == 200

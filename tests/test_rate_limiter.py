@@ -149,7 +149,7 @@ def test_a_header_that_may_be_a_credential_is_not_kept_in_clear() -> None:
     counters = MemoryCounters()
     app = RateLimiter(Inner(), "5/min", by="header:Authorization", counters=counters)
     call(app, HTTP_AUTHORIZATION="Bearer s3cret-s3cret")
-    assert "s3cret" not in repr(counters._tables)
+    assert "s3cret" not in repr(counters._table)
 
 
 def test_limiters_share_by_name_and_not_by_amount() -> None:

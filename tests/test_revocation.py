@@ -193,8 +193,8 @@ def test_what_is_whole_already_is_handed_on_as_it_is(store: Store) -> None:
 
 def test_a_store_that_is_away_ends_no_stream(store: Store, tmp_path: Path) -> None:
     """While nobody can say that the key was deleted, what is open goes on."""
-    key, _ = store.keys.create()
-    alive = store.keys.watch(key.id)
+    key, token = store.keys.create()
+    alive = store.keys.watch(key.id, token)
     assert alive()
     (tmp_path / "aigw.db").unlink()
     assert alive()

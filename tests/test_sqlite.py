@@ -200,3 +200,35 @@ def test_a_file_that_cannot_be_written_is_said(url: str, tmp_path: Path, monkeyp
     assert store.keys.verify(token) is not None
     with pytest.raises(StoreUnavailable, match="readonly"):
         store.keys.create()
+
+
+def test_a_removed_word_lets_no_deleted_key_in(store: Store, url: str, tmp_path: Path) -> None:
+    """With the word's file gone, a change of another process is seen all the same."""
+    key, token = store.keys.create()
+    assert store.keys.verify(token) is not None
+    (tmp_path / "aigw.db-word").unlink()
+    run_python(
+        "import sys; from aigw_middleware import open_store\n"
+        "assert open_store(sys.argv[1]).keys.delete(sys.argv[2])",
+        url,
+        key.id,
+    )
+    assert store.keys.verify(token) is None
+
+
+def test_files_of_before_are_closed_to_others(url: str, tmp_path: Path) -> None:
+    """STO-4: a copy that was made by hand, readable by all, is for its owner alone once opened."""
+    open_store(url).close()
+    for path in tmp_path.iterdir():
+        path.chmod(0o666)
+    open_store(url).keys.create()
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+def test_a_backup_that_cannot_be_whole_is_not_begun(store: Store, tmp_path: Path) -> None:
+    """Where one of its two files is there already, none is written."""
+    (tmp_path / "copy-usage").touch()
+    with pytest.raises(StoreUnavailable, match="there already"):
+        store.backup(str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()

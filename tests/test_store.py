@@ -358,3 +358,22 @@ def test_ids_are_never_given_again(store: Store) -> None:
         seen.add(key.id)
         store.keys.delete(key.id)
     assert len(seen) == 50
+
+
+def test_a_secret_is_bound_to_its_provider(store: Store) -> None:
+    """A record that was given to another provider does not open there."""
+    store.provider_keys.create(provider="openai", secret="sk-one")
+
+    def work(connection: Any) -> None:
+        connection.execute("UPDATE provider_keys SET provider = 'anthropic'")
+
+    store._database.write(work)
+    with pytest.raises(WrongSecret):
+        store.provider_keys.secrets("anthropic")
+
+
+def test_a_change_of_nothing_leaves_no_trace(store: Store) -> None:
+    """An update without a field writes neither the record nor the audit."""
+    key, _ = store.keys.create()
+    assert store.keys.update(key.id) == key
+    assert len(store.audit.list()) == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,15 @@ from typing import Any
 
 import pytest
 
-from aigw_middleware import KeyAuth, Provider, UpstreamForwarder, Usage, open_store, stack
+from aigw_middleware import (
+    KeyAuth,
+    Provider,
+    StoreUnavailable,
+    UpstreamForwarder,
+    Usage,
+    open_store,
+    stack,
+)
 from aigw_middleware.store import Store
 from aigw_middleware.usage import figures_of
 from aigw_middleware.usage.figures import Figures
@@ -289,3 +299,76 @@ def test_files_of_usage_are_for_their_owner_alone(store: Store, tmp_path: Path) 
         for name in files:
             assert (Path(directory) / name).stat().st_mode & 0o077 == 0
     assert Path(store.usage._journal.directory).stat().st_mode & 0o077 == 0
+
+
+def test_a_merge_elsewhere_hinders_no_change_of_a_key(store: Store) -> None:
+    """While another process merges, keys are changed, rotated, shown and listed all the same."""
+    key, _ = store.keys.create()
+    store.usage.touch(key.id)
+    lock = os.path.join(store.usage._journal.directory, "lock")
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert store.keys.update(key.id, name="x").name == "x"
+        _, token = store.keys.rotate(key.id, grace=0)
+        assert store.keys.get(key.id).name == "x"
+        assert len(store.keys.list()) == 1
+    assert store.keys.verify(token) is not None
+
+
+def test_a_rotation_survives_a_usage_database_that_is_gone(store: Store, monkeypatch: Any) -> None:
+    """What was committed is answered: the new token is not lost with `last_used`."""
+    key, _ = store.keys.create()
+
+    def down(key_ids: Any) -> Any:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(store.usage, "last_used", down)
+    _, token = store.keys.rotate(key.id, grace=0)
+    assert store.keys.verify(token) is not None
+
+
+def test_a_fork_during_a_merge_keeps_no_lock(store: Store) -> None:
+    """A child that was forked while its parent merged does not hold the journals for ever."""
+    book(store)
+    with store.usage._merging():
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+    try:
+        assert store.usage.totals()[0]["requests"] == 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_journal_is_seen_by_mergers_only_when_it_is_locked(
+    store: Store, monkeypatch: Any
+) -> None:
+    """A merger in the moment when a journal is made takes it for nobody's and loses nothing."""
+    flock = fcntl.flock
+
+    def slow(fd: Any, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert store.usage.totals() == []  # as another process would, in between
+        flock(fd, operation)
+
+    monkeypatch.setattr("aigw_middleware.usage.journal.fcntl.flock", slow)
+    book(store)
+    assert store.usage.totals()[0]["requests"] == 1
+
+
+def test_a_spool_that_is_removed_is_made_again(store: Store) -> None:
+    """Rows go to a file that somebody can find."""
+    book(store)
+    store.usage.merge()
+    shutil.rmtree(store.usage._journal.directory)
+    book(store)
+    assert store.usage.totals()[0]["requests"] == 2
+
+
+def test_a_row_that_no_database_takes_stops_no_other(store: Store) -> None:
+    """Odd characters are replaced, and a row of another form is left out, loudly."""
+    book(store, key_id="a\0b", model="\ud800", provider="x\0")
+    store.usage._journal.append(["u", "nonsense"])
+    book(store, key_id="good")
+    assert {row["key"] for row in store.usage.totals()} == {"a\ufffdb", "good"}

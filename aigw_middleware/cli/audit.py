@@ -9,8 +9,8 @@ import click
 from ..store import Store
 from .common import (
     Records,
+    existing_store_option,
     json_option,
-    local_store_option,
     page_size_option,
     print_table,
     store_option,
@@ -45,7 +45,7 @@ def list_rows(page_size: int, before_id: int | None, store: Records, as_json: bo
 
 @audit.command()
 @click.option("--head", default=None, help="A head that was kept elsewhere, NUMBER:MARK.")
-@local_store_option
+@existing_store_option
 def verify(head: str | None, store: Store) -> None:
     """Follow the chain and say which row was changed, removed, moved or cut off."""
     log = store.audit

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import wraps
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import click
 from rich.console import Console
@@ -53,6 +54,22 @@ def local_store_option(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
+def existing_store_option(command: F) -> F:
+    """As `local_store_option`, for what looks after a store: it makes none."""
+
+    @_store_url_option
+    @wraps(command)
+    def run(*args: Any, store_url: str, **options: Any) -> Any:
+        if os.environ.get("AIGW_API"):
+            raise click.UsageError("this works on a store itself; AIGW_API is set, unset it")
+        path = store_url.removeprefix("sqlite:///")
+        if path != store_url and not os.path.exists(unquote(path)):
+            raise click.UsageError(f"there is no store {store_url}")
+        return command(*args, store=open_store(store_url), **options)
+
+    return run  # type: ignore[return-value]
+
+
 def store_option(command: F) -> F:
     """Add --store and --api, and give the command what they name as `store`."""
 
@@ -82,7 +99,13 @@ def found(look_up: Callable[[], T], id_: str | None) -> T:
     try:
         return look_up()
     except KeyError:
-        raise click.ClickException(f"there is no record {id_}") from None
+        raise _missing(id_) from None
+
+
+def _missing(id_: str | None) -> click.ClickException:
+    # Who mistakes a token for an id must not find it in a log.
+    shown = "of that id" if id_ is None or id_.startswith("aigw") else id_
+    return click.ClickException(f"there is no record {shown}")
 
 
 def without_address(document: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +116,7 @@ def without_address(document: dict[str, Any]) -> dict[str, Any]:
 def deleted(done: bool, id_: str) -> None:
     """Say that a record was deleted; exit code 1 where there was none."""
     if not done:
-        raise click.ClickException(f"there is no record {id_}")
+        raise _missing(id_)
     click.echo(f"{id_} was deleted.", err=True)
 
 

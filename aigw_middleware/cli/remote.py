@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+import click
 import requests
 
 from ..errors import StoreUnavailable
@@ -18,6 +19,7 @@ from ..store.audit import AuditRow
 R = TypeVar("R", ApiKey, ProviderKey)
 
 SECONDS = 30.0
+_DONE = {"POST": 201, "DELETE": 204}
 Json = dict[str, Any]
 
 
@@ -73,7 +75,9 @@ class _API:
             raise StoreUnavailable(f"{self._url} is no management API") from None
         except requests.RequestException as error:
             raise StoreUnavailable(f"{self._url} gave no answer: {type(error).__name__}") from None
-        if answer.ok and isinstance(document, dict):
+        # Nothing else is an answer of ours: a redirect of a proxy has deleted nothing.
+        wanted = 200 if path.endswith("/rotate") else _DONE.get(method, 200)
+        if answer.status_code == wanted and isinstance(document, dict):
             return document
         raise _error(answer.status_code, document, self._url)
 
@@ -82,7 +86,10 @@ def _error(status: int, document: Any, url: str) -> Exception:
     message = document.get("msg") if isinstance(document, dict) else None
     if not isinstance(message, str) or status == 503:
         return StoreUnavailable(f"{url} answered {status}: {message or 'no management API'}")
-    field = document.get("details", {}).get("field")
+    details = document.get("details")
+    field = details.get("field") if isinstance(details, dict) else None
+    if status in (401, 403):
+        return click.ClickException(message)
     if status == 404 or (status == 400 and field == "before_id"):
         return KeyError(message)
     return ValueError(message)
@@ -96,21 +103,21 @@ class _Keys:
 
     def create(self, **fields: Any) -> tuple[ApiKey, str]:
         document = self._api.ask("POST", f"/{KEYS}", _written(fields))
-        return _key(document), document["token"]
+        return _key(document), str(document.get("token"))
 
     def get(self, id: str) -> ApiKey:
         return _key(self._api.ask("GET", _path(KEYS, id)))
 
     def list(self, limit: int = 100, before_id: str | None = None) -> builtins.list[ApiKey]:
         found = self._api.ask("GET", f"/{KEYS}", limit=limit, before_id=before_id)
-        return [_key(document) for document in found[KEYS]]
+        return [_key(document) for document in _listed(found, KEYS)]
 
     def update(self, id: str, **fields: Any) -> ApiKey:
         return _key(self._api.ask("PATCH", _path(KEYS, id), _written(fields)))
 
     def rotate(self, id: str, grace: int = 3600) -> tuple[ApiKey, str]:
         document = self._api.ask("POST", f"{_path(KEYS, id)}/rotate", {"grace": grace})
-        return _key(document), document["token"]
+        return _key(document), str(document.get("token"))
 
     def delete(self, id: str) -> bool:
         return _deleted(self._api, _path(KEYS, id))
@@ -127,7 +134,7 @@ class _ProviderKeys:
 
     def list(self, limit: int = 100, before_id: str | None = None) -> builtins.list[ProviderKey]:
         found = self._api.ask("GET", f"/{PROVIDER_KEYS}", limit=limit, before_id=before_id)
-        return [_provider_key(document) for document in found[PROVIDER_KEYS]]
+        return [_provider_key(document) for document in _listed(found, PROVIDER_KEYS)]
 
     def rotate(self, id: str, *, secret: str) -> ProviderKey:
         path = f"{_path(PROVIDER_KEYS, id)}/rotate"
@@ -144,7 +151,7 @@ class _Usage:
         self._api = api
 
     def totals(self, by: str = "key") -> builtins.list[Json]:
-        rows: builtins.list[Json] = self._api.ask("GET", "/usage", by=by)["usage"]
+        rows: builtins.list[Json] = _listed(self._api.ask("GET", "/usage", by=by), "usage")
         return rows
 
 
@@ -155,11 +162,20 @@ class _Audit:
         self._api = api
 
     def list(self, limit: int = 100, before: int | None = None) -> builtins.list[AuditRow]:
-        found = self._api.ask("GET", "/audit", limit=limit, before_id=before)["audit"]
+        found = _listed(self._api.ask("GET", "/audit", limit=limit, before_id=before), "audit")
         return [AuditRow(**{**row, "at": _moment(row["at"])}) for row in found]
 
 
+def _listed(document: Json, name: str) -> builtins.list[Json]:
+    found = document.get(name)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise StoreUnavailable("what answered is no management API")
+    return found
+
+
 def _path(resource: str, id_: str) -> str:
+    if not id_:
+        raise KeyError(id_)
     return f"/{resource}/{quote(id_, safe='')}"
 
 
@@ -190,11 +206,14 @@ def _provider_key(document: Json) -> ProviderKey:
 
 
 def _record(kind: type[R], document: Json, moments: tuple[str, ...]) -> R:
-    fields = {**document, "redacted": document["display_name"]}
-    for name in moments:
-        fields[name] = _moment(fields[name])
-    known = kind.__dataclass_fields__
-    return kind(**{name: value for name, value in fields.items() if name in known})
+    try:
+        fields = {**document, "redacted": document["display_name"]}
+        for name in moments:
+            fields[name] = _moment(fields[name])
+        known = kind.__dataclass_fields__
+        return kind(**{name: value for name, value in fields.items() if name in known})
+    except (KeyError, TypeError, ValueError):
+        raise StoreUnavailable("what answered is no management API") from None
 
 
 def _moment(text: str | None) -> datetime | None:

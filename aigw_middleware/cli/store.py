@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from ..keys.sealing import WrongSecret
 from ..store import Store
-from .common import local_store_option
+from .common import existing_store_option
 
 
 @click.group(name="store")
@@ -18,7 +19,7 @@ def store_group() -> None:
 
 @store_group.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@local_store_option
+@existing_store_option
 def backup(file: Path, store: Store) -> None:
     """Write a whole copy of the store to FILE, also while it is in use."""
     if file.exists():
@@ -28,7 +29,7 @@ def backup(file: Path, store: Store) -> None:
 
 
 @store_group.command()
-@local_store_option
+@existing_store_option
 def check(store: Store) -> None:
     """Check the database, and open every sealed secret once."""
     problems = store.check()
@@ -36,11 +37,15 @@ def check(store: Store) -> None:
         click.echo(problem)
     if problems:
         raise click.ClickException("the store is damaged")
-    click.echo(f"The store is whole; {store.provider_keys.check()} secrets open.", err=True)
+    try:
+        count = store.provider_keys.check()
+    except WrongSecret as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"The store is whole; {count} secrets open.", err=True)
 
 
 @store_group.command()
-@local_store_option
+@existing_store_option
 def rekey(store: Store) -> None:
     """Seal everything with AIGW_SECRET instead of AIGW_SECRET_OLD.
 

@@ -6,159 +6,183 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from threading import Lock
-from typing import NamedTuple
+from weakref import WeakSet
 
-from ..limits import Limit
-from ..limits.window import SLOTS, Window, slot_of
-
-
-class Demand(NamedTuple):
-    """Units that a request wants of one limit.
-
-    Attributes:
-        bucket: whose count it is, together with what distinguishes the limit.
-        limit: the limit.
-        units: how many, at least 1 and at most the limit's amount.
-    """
-
-    bucket: str
-    limit: Limit
-    units: int
-
-
-class Outcome(NamedTuple):
-    """What became of one demand.
-
-    Attributes:
-        remaining: the units that are left, after this demand where it was admitted.
-        reset: nanoseconds until units come back; 0 where none are counted.
-        wait: nanoseconds until the demand would fit; 0 where it did.
-    """
-
-    remaining: int
-    reset: int
-    wait: int
+from .. import _native
+from ..limits.calendar import Calendar
+from ..limits.states import ARITHMETIC, LEASE, Moment, Rule, State
+from .engine import Count, Decision, Demand, Settlement, new_lease
 
 
 class MemoryCounters:
     """Counts in the memory of this process.
 
     All demands of a request are decided in one step under one lock, which is held for a few
-    microseconds. A bucket whose window has passed is dropped while others are counted, so the
-    memory is bounded by the number of buckets in use.
+    microseconds. A state that has expired is dropped while others are counted, so the memory is
+    bounded by the number of buckets in use.
 
     Args:
-        clock: returns nanoseconds that never step back; for tests.
+        clock: returns microseconds that never step back; for tests.
+        wall_clock: returns microseconds since 1970; for tests.
     """
 
     shared = False
-    """Whether other processes count in the same engine."""
+    native = True
 
-    def __init__(self, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
         self._clock = clock
-        self._lock = Lock()
-        # A table for each length of window, in the order of their last count: the first to be
-        # touched is the first to expire, so sweeping looks at the front only.
-        self._tables: dict[int, OrderedDict[str, Window]] = {}
-        _engines.append(self)
+        self._wall_clock = wall_clock
+        self._lock = _native.allocate_lock()
+        self._table: OrderedDict[str, tuple[State, Rule]] = OrderedDict()
+        _engines.add(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} buckets>"
 
     def __len__(self) -> int:
-        return sum(len(table) for table in list(self._tables.values()))
+        return len(self._table)
 
-    def reserve(self, demands: Sequence[Demand]) -> tuple[bool, list[Outcome]]:
-        """Admit all demands or none; return whether, and what became of each."""
+    def reserve(self, demands: Sequence[Demand]) -> Decision:
+        """Meet all demands or none."""
         with self._lock:
-            now = self._clock()
-            found = [(self._window(demand, now), demand) for demand in demands]
-            for window, demand in found:
-                if window.total + demand.units > demand.limit.amount:
-                    return False, [_outcome(*pair, now, False) for pair in found]
-            for window, demand in found:
-                self._count(window, demand, now)
-            return True, [_outcome(*pair, now, True) for pair in found]
+            present = Moment(self._clock())
+            table, states = self._table, []
+            for name, rule, units, calendar in demands:
+                entry = table.get(name)
+                state: State = [] if entry is None else entry[0]
+                when = present if calendar is None else self._at(present, calendar)
+                if not ARITHMETIC[rule.kind].admits(state, rule, when, units):
+                    return self._refused(demands, present)
+                states.append(state)
+            marks, outcomes = [], []
+            for (name, rule, units, calendar), state in zip(demands, states, strict=True):
+                when = present if calendar is None else self._at(present, calendar)
+                kind = ARITHMETIC[rule.kind]
+                if not state:
+                    self._make_room(present)
+                    table[name] = state, rule
+                lease = new_lease() if rule.kind == "leases" else 0
+                marks.append(kind.take(state, rule, when, units, lease))
+                outcomes.append(kind.outcome(state, rule, when, 0))
+            return Decision(True, outcomes, marks)
 
-    def test(self, demands: Sequence[Demand]) -> tuple[bool, list[Outcome]]:
+    def test(self, demands: Sequence[Demand]) -> Decision:
         """Tell what `reserve` would answer, spending nothing."""
         with self._lock:
+            refused = self._refused(demands, Moment(self._clock()))
+            admitted = all(outcome.wait == 0 for outcome in refused.outcomes)
+            return Decision(admitted, refused.outcomes, [])
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Count what was used in the place of what was reserved."""
+        known = []
+        with self._lock:
+            present = Moment(self._clock())
+            for demand, mark, used in settlements:
+                state, when = self._state(demand, present)
+                rule = demand.rule
+                known.append(
+                    ARITHMETIC[rule.kind].settle(state, rule, when, mark, demand.units, used)
+                )
+                if state:
+                    self._table[demand.name] = state, rule
+        return known
+
+    def counts(self, prefix: str = "") -> list[Count]:
+        """Return what is counted under the names that begin with `prefix`."""
+        with self._lock:
             now = self._clock()
-            windows = [self._window(demand, now) for demand in demands]
-            outcomes = [
-                _outcome(window, demand, now, admitted=False)
-                for window, demand in zip(windows, demands, strict=True)
+            found = [
+                count_of(name, state, rule, now)
+                for name, (state, rule) in self._table.items()
+                if name.startswith(prefix)
             ]
-            return all(outcome.wait == 0 for outcome in outcomes), outcomes
+        return [count for count in found if count is not None]
+
+    def reset(self, prefix: str = "") -> int:
+        """Forget those counts."""
+        with self._lock:
+            gone = [name for name in self._table if name.startswith(prefix)]
+            for name in gone:
+                del self._table[name]
+        return len(gone)
 
     def close(self) -> None:
         """Forget all counts."""
         with self._lock:
-            self._tables.clear()
+            self._table.clear()
 
-    def _window(self, demand: Demand, now: int) -> Window:
-        """Return the bucket's counts as of now; one that nobody has counted in is not kept."""
-        length = demand.limit.window_ns
-        table = self._tables.get(length)
-        window = table.get(demand.bucket) if table is not None else None
-        if window is None:
-            return Window()
-        window.expire(slot_of(now, length))
-        return window
+    def _at(self, present: Moment, calendar: Calendar) -> Moment:
+        return moment(present, calendar, self._wall_clock())
 
-    def _count(self, window: Window, demand: Demand, now: int) -> None:
-        length = demand.limit.window_ns
-        slot = slot_of(now, length)
-        window.add(slot, demand.units)
-        table = self._tables.get(length)
-        if table is None:
-            table = self._tables[length] = OrderedDict()
-        table[demand.bucket] = window
-        table.move_to_end(demand.bucket)
-        self._sweep(table, slot)
+    def _state(self, demand: Demand, present: Moment) -> tuple[State, Moment]:
+        """Return a name's state as of now; one that nobody has counted in is not kept."""
+        when = present if demand.calendar is None else self._at(present, demand.calendar)
+        entry = self._table.get(demand.name)
+        if entry is None:
+            return [], when
+        ARITHMETIC[demand.rule.kind].expire(entry[0], demand.rule, when)
+        return entry[0], when
 
-    @staticmethod
-    def _sweep(table: OrderedDict[str, Window], slot: int) -> None:
-        """Drop two expired buckets at most: more than one comes in, so none are left over."""
-        oldest = slot - SLOTS
-        for _ in range(2):
-            bucket = next(iter(table))
-            if table[bucket].slots[-1][0] >= oldest:
-                return
-            del table[bucket]
+    def _refused(self, demands: Sequence[Demand], present: Moment) -> Decision:
+        outcomes = []
+        for demand in demands:
+            state, when = self._state(demand, present)
+            kind = ARITHMETIC[demand.rule.kind]
+            outcomes.append(kind.outcome(state, demand.rule, when, demand.units))
+        return Decision(False, outcomes, [])
+
+    def _make_room(self, present: Moment) -> None:
+        """Look at two states before one is added: more are dropped than come in.
+
+        Those that still count go to the end, so that all are looked at in turn.
+        """
+        for _ in range(min(2, len(self._table))):
+            name, (state, rule) = self._table.popitem(last=False)
+            when = Moment(present.now, ends=1)  # a period's end is told by its next use
+            if state and ARITHMETIC[rule.kind].expires(state, rule, when) > present.now:
+                self._table[name] = state, rule
 
     def _new_lock(self) -> None:
-        self._lock = Lock()
+        self._lock = _native.allocate_lock()
 
 
-def _outcome(window: Window, demand: Demand, now: int, admitted: bool) -> Outcome:
-    limit = demand.limit
-    length = limit.window_ns
-    wait = 0 if admitted else window.fits_at(limit.amount, demand.units, length)
-    reset = window.next_gone(length)
-    return Outcome(
-        max(0, limit.amount - window.total),
-        max(0, reset - now),
-        max(0, wait - now),
-    )
+def moment(present: Moment, calendar: Calendar, wall: int) -> Moment:
+    """Return the moment with what a calendar says of it; `wall` is microseconds since 1970."""
+    period = calendar.period(wall)
+    return Moment(present.now, period.begins, period.ends - wall)
 
 
-class _Engines:
-    """The live engines, so that a fork while another thread holds a lock leaves none locked."""
+def count_of(name: str, state: State, rule: Rule, now: int) -> Count | None:
+    """Return what people are told of a state; None for one that has expired."""
+    when = Moment(now)
+    kind = ARITHMETIC[rule.kind]
+    if rule.kind != "period":
+        kind.expire(state, rule, when)
+    if not state:
+        return None
+    used = {
+        "window": lambda: state[0],
+        "pace": lambda: state[0] - now,
+        "period": lambda: state[1],
+        "leases": lambda: len(state) // 2,
+    }[rule.kind]()
+    expires = LEASE if rule.kind == "period" else kind.expires(state, rule, when) - now
+    return Count(name, rule.kind, used, max(0, expires)) if used else None
 
-    def __init__(self) -> None:
-        from weakref import WeakSet
 
-        self._engines: WeakSet[MemoryCounters] = WeakSet()
-        os.register_at_fork(after_in_child=self._renew)
-
-    def append(self, engine: MemoryCounters) -> None:
-        self._engines.add(engine)
-
-    def _renew(self) -> None:
-        for engine in self._engines:
-            engine._new_lock()
+_engines: WeakSet[MemoryCounters] = WeakSet()
 
 
-_engines = _Engines()
+def _renew_locks() -> None:
+    # A fork while another thread holds a lock must leave none locked in the child.
+    for engine in list(_engines):
+        engine._new_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from ..errors import BodyInvalid
 
 Json = dict[str, Any]
+
+
+class Output(NamedTuple):
+    """How much text a request asks for.
+
+    Attributes:
+        cap: the most tokens of one answer; None where the client names none.
+        answers: how many answers.
+        path: where in the body a cap would be written.
+    """
+
+    cap: int | None
+    answers: int
+    path: tuple[str, ...]
 
 
 class Dialect:
@@ -38,8 +54,33 @@ class Dialect:
         """Return what `path` (without the prefix) and its JSON body name as the model."""
         return None if document is None else document.get("model")
 
+    def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
+        """Return how much text a request asks for; None where its path makes none.
+
+        Raises:
+            BodyInvalid: a cap or a number of answers is no positive whole number.
+        """
+        return None
+
     def __repr__(self) -> str:
         return f"<dialect {self.name}>"
+
+
+def positive(document: Mapping[str, Any], *names: str) -> int | None:
+    """Return the largest of the members `names`, each of which is a positive whole number.
+
+    Raises:
+        BodyInvalid: one is something else.
+    """
+    found = []
+    for name in names:
+        value = document.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BodyInvalid(f"{name} must be a positive whole number.")
+        found.append(value)
+    return max(found, default=None)
 
 
 def _event(name: str | None, document: Json) -> bytes:

@@ -6,8 +6,10 @@ Sources: https://docs.anthropic.com/en/api/errors and /en/api/messages-streaming
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from ._base import Dialect, Json, _event
+from ._base import Dialect, Json, Output, _event, positive
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -41,6 +43,13 @@ class _Anthropic(Dialect):
             "error": {"type": type_, "message": message},
             "request_id": request_id,
         }
+
+    def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
+        kind = path.strip("/")
+        if kind not in ("messages", "complete"):
+            return None
+        name = "max_tokens" if kind == "messages" else "max_tokens_to_sample"
+        return Output(positive(document, name), 1, (name,))
 
     def error_event(self, path: str, error: Json) -> bytes:
         return _event("error", error)

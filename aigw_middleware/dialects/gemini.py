@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json
+from ..errors import BodyInvalid
+from ._base import Dialect, Json, Output, positive
+from .openai import OPENAI
 
 _STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -25,6 +27,9 @@ _STATUSES = {
     504: "DEADLINE_EXCEEDED",
 }
 
+_GENERATES = re.compile(
+    r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?|/interactions/?"
+).fullmatch
 _MODEL = re.compile(r"/(?:models|tunedModels)/([^/:]+)(?::[A-Za-z]+)?/?").fullmatch
 
 
@@ -52,6 +57,22 @@ class _Gemini(Dialect):
         if match:
             return match[1]
         return super().model(path, document)
+
+    def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
+        if path.startswith("/openai/"):
+            return OPENAI.output(path.removeprefix("/openai"), document)
+        if not _GENERATES(path):
+            return None
+        # protobuf's JSON has two spellings of every name.
+        name = "generation_config" if "generation_config" in document else "generationConfig"
+        config = document.get(name)
+        if config is None:
+            config = {}
+        if not isinstance(config, Mapping):
+            raise BodyInvalid(f"{name} must be an object.")
+        cap = positive(config, "maxOutputTokens", "max_output_tokens")
+        answers = positive(config, "candidateCount", "candidate_count") or 1
+        return Output(cap, answers, (name, "maxOutputTokens"))
 
 
 GEMINI = _Gemini()

@@ -6,8 +6,10 @@ Sources: https://platform.openai.com/docs/api-reference and its guide to error c
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from ._base import Dialect, Json, _event
+from ._base import Dialect, Json, Output, _event, positive
 
 SEGMENTS = frozenset(
     {
@@ -19,6 +21,7 @@ SEGMENTS = frozenset(
 )  # fmt: skip
 """The first segments of OpenAI's paths below `/v1`."""
 
+_REASONING = re.compile(r"o[0-9]|gpt-(?:[5-9]|[1-9][0-9])", re.IGNORECASE).match
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -38,6 +41,18 @@ class _OpenAI(Dialect):
         type_ = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
+    def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
+        kind = path.strip("/")
+        if kind == "responses":
+            return Output(positive(document, "max_output_tokens"), 1, ("max_output_tokens",))
+        if kind == "completions":
+            answers = positive(document, "n", "best_of") or 1
+            return Output(positive(document, "max_tokens"), answers, ("max_tokens",))
+        if kind != "chat/completions":
+            return None
+        cap = positive(document, "max_completion_tokens", "max_tokens")
+        return Output(cap, positive(document, "n") or 1, (_cap_name(document.get("model")),))
+
     def error_event(self, path: str, error: Json) -> bytes:
         if "/responses" in path:
             # The stream of the Responses API has typed events; `error` is one of them, and the
@@ -45,6 +60,15 @@ class _OpenAI(Dialect):
             fields = {key: error["error"][key] for key in ("message", "code", "param")}
             return _event("error", {"type": "error", **fields, **error})
         return _event(None, error)
+
+
+def _cap_name(model: object) -> str:
+    """Return the name of a chat's cap.
+
+    OpenAI's reasoning models take the new one alone, many compatible providers only the old one.
+    """
+    name = str(model).rpartition("/")[2]
+    return "max_completion_tokens" if _REASONING(name) else "max_tokens"
 
 
 OPENAI = _OpenAI()

@@ -1,33 +1,40 @@
-"""What a limiter and a key's own limits share: from limits and a bucket to a verdict."""
+"""What a limiter and a key's own limits share: from limits and a bucket to a verdict.
+
+A request's units are reserved before it goes in, all of a limiter's in one step or none, and
+settled when its answer is closed. What depends on the model that is asked for in the end (its
+price, a limit for some models) is reserved by the forwarder, before each attempt, where one
+stands within.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..counters.memory import Demand, Outcome
-from ..denial import Denial, store_denial
+from ..counters.engine import Decision, Demand, Engine
+from ..denial import Denial, body_denial, store_denial
 from ..dialects import client_dialect
-from ..environ import RATE_REPORTS
-from ..errors import StoreUnavailable
-from .grammar import SECOND, Limit
+from ..environ import MODEL, PROVIDER, RATE_REPORTS
+from ..errors import BodyError, StoreUnavailable
+from ..model_rules import ModelRules, has_final_judge
+from ..usage.prices import Price, Prices
+from .capping import with_cap
+from .grammar import CONCURRENT, REQUESTS, TOKENS, USD, Limit
 from .headers import Report, policy, rate_headers
+from .holding import Holding
+from .states import SECOND
+from .wanted import DEFAULT_OUTPUT, LEAST_OUTPUT, Wanted, wanted
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+RESERVERS = "aigw.reservers"
+"""list of callables `(provider, model) -> Denial | None`, called by the forwarder before each
+attempt: each reserves what the candidate may cost, in the place of what the last one did."""
 
-class Engine(Protocol):
-    """What a limiter asks of a counters engine."""
-
-    shared: bool
-
-    def reserve(self, demands: Sequence[Demand]) -> tuple[bool, list[Outcome]]:
-        """Admit all demands or none."""
-
-    def test(self, demands: Sequence[Demand]) -> tuple[bool, list[Outcome]]:
-        """Tell what `reserve` would answer."""
+_ATTEMPTS = 4
 
 
 class NamedLimits:
@@ -37,62 +44,284 @@ class NamedLimits:
         limits: the limits, all reserved together or not at all.
         name: what distinguishes their counts from those of other limiters on one engine.
         label: the name that the client sees; with several limits their kind is added.
+        prices: USD a million (input, output) tokens by model, for limits of money.
+
+    Attributes:
+        counted_once: whether a request is counted and that is all: nothing is to be settled.
     """
 
-    def __init__(self, limits: Sequence[Limit], name: str, label: str | None = None) -> None:
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        name: str,
+        label: str | None = None,
+        *,
+        prices: Mapping[str, tuple[Any, Any]] | None = None,
+    ) -> None:
         self.limits = tuple(limits)
-        self._prefixes = tuple(f"{name}|{limit.kind}|" for limit in limits)
-        self._labels = tuple(
-            (label if len(limits) == 1 else f"{label}-{limit.kind}") if label else limit.kind
-            for limit in limits
-        )
+        self._prices = Prices(prices)
+        named = [_Named(limit, name, label if len(limits) > 1 else None) for limit in limits]
+        if label and len(limits) == 1:
+            named[0].label = label
+        for one in named:
+            one.policy = policy(one.label, one.limit)
+        self._now = [one for one in named if not one.is_late]
+        self._late = [one for one in named if one.is_late]
+        units = {limit.unit for limit in limits}
+        self.counted_once = units == {REQUESTS} and not self._late
+        self._looks_inside = bool(units - {REQUESTS, CONCURRENT}) or bool(self._late)
 
-        self._policies = tuple(
-            policy(label, limit.amount, limit.window)
-            for label, limit in zip(self._labels, self.limits, strict=True)
-        )
-
-    def demands(self, bucket: str) -> list[Demand]:
-        """Return what one request of `bucket` wants."""
-        return [
-            Demand(prefix + bucket, limit, 1)
-            for prefix, limit in zip(self._prefixes, self.limits, strict=True)
-        ]
-
-    def reports(self, outcomes: Sequence[Outcome]) -> list[Report]:
-        """Return what is to be told of each limit."""
-        return [
-            Report(label, limit.unit, limit.amount, limit.window, remaining, reset, policy)
-            for label, limit, policy, (remaining, reset, _) in zip(
-                self._labels, self.limits, self._policies, outcomes, strict=True
-            )
-        ]
-
-    def judge(self, engine: Engine, bucket: str) -> Denial | None:
+    def judge(self, engine: Engine, bucket: str, environ: WSGIEnvironment) -> Denial | None:
         """Tell whether a request of `bucket` would be refused, spending nothing."""
         try:
-            admitted, outcomes = engine.test(self.demands(bucket))
+            want = wanted(environ) if self._looks_inside else None
+            chosen = [*self._now, *self._late]
+            model = environ.get(MODEL) or (want.model if want else None)
+            prepared = self._prepare(chosen, bucket, want, environ.get(PROVIDER), model, None)
+            if isinstance(prepared, Denial):
+                return prepared
+            decision = engine.test([demand for _, demand in prepared])
+        except BodyError as error:
+            return body_denial(error)
         except StoreUnavailable as error:
             return store_denial(error)
-        return None if admitted else self._denial(outcomes)
+        return None if decision.admitted else _denial(prepared, decision)
 
-    def reserve(self, engine: Engine, bucket: str, environ: WSGIEnvironment) -> Denial | None:
-        """Spend one request of `bucket`, or say why not; leave what is to be told in the environ.
+    def reserve_once(self, engine: Engine, bucket: str, environ: WSGIEnvironment) -> Denial | None:
+        """Count one request of `bucket`, or say why not; leave what is to be told in the environ.
 
         Raises:
             StoreUnavailable: the engine gave no answer.
         """
-        admitted, outcomes = engine.reserve(self.demands(bucket))
-        environ.setdefault(RATE_REPORTS, []).extend(self.reports(outcomes))
-        return None if admitted else self._denial(outcomes)
+        demands = [Demand(one.prefix + bucket, one.limit.rule, 1) for one in self._now]
+        decision = engine.reserve(demands)
+        self._report(environ, self._now, decision)
+        if decision.admitted:
+            return None
+        return _denial(list(zip(self._now, demands, strict=True)), decision)
 
-    def _denial(self, outcomes: Sequence[Outcome]) -> Denial:
-        wait, limit = max(
-            ((outcome.wait, limit) for outcome, limit in zip(outcomes, self.limits, strict=True)),
-            key=lambda pair: pair[0],
-        )
-        message = f"The limit of {limit.text} is reached."
-        return Denial("rate_limit_exceeded", message).with_retry_after(wait / SECOND)
+    def reserve(
+        self, engine: Engine, bucket: str, environ: WSGIEnvironment, app: WSGIApplication
+    ) -> tuple[Denial | None, Holding]:
+        """Reserve what a request may use; return why not, and what is held for it.
+
+        Raises:
+            StoreUnavailable: the engine gave no answer; nothing is held.
+        """
+        holding = Holding(engine)
+        try:
+            want = wanted(environ) if self._looks_inside else None
+        except BodyError as error:
+            return body_denial(error), holding
+        denial = None
+        if self._now:
+            denial = self._hold(engine, self._now, bucket, environ, want, holding, None, None)
+        if denial is not None or not self._late:
+            return denial, holding
+        late = partial(self._hold_late, engine, bucket, environ, want, holding)
+        if has_final_judge(app):
+            environ.setdefault(RESERVERS, []).append(late)
+            return None, holding
+        try:
+            denial = late(environ.get(PROVIDER), want.model if want else None)
+        except StoreUnavailable:
+            holding.give_back()
+            raise
+        return denial, holding
+
+    def _hold_late(
+        self,
+        engine: Engine,
+        bucket: str,
+        environ: WSGIEnvironment,
+        want: Wanted | None,
+        holding: Holding,
+        provider: str | None,
+        model: str | None,
+    ) -> Denial | None:
+        """Reserve for a candidate; where that is refused nothing of the request is kept."""
+        holding.drop_late()
+        told = environ[RATE_REPORTS]
+        told[:] = [report for report in told if report not in holding.late_reports]
+        denial = self._hold(engine, self._late, bucket, environ, want, holding, provider, model)
+        if denial is not None:
+            holding.give_back()
+        return denial
+
+    def _hold(
+        self,
+        engine: Engine,
+        chosen: Sequence[_Named],
+        bucket: str,
+        environ: WSGIEnvironment,
+        want: Wanted | None,
+        holding: Holding,
+        provider: str | None,
+        model: str | None,
+    ) -> Denial | None:
+        """Reserve one step; without a cap of the client's as much output as is left."""
+        late = chosen is self._late
+        output = holding.output
+        prepared, decision = [], Decision(False, [], [])
+        for _ in range(_ATTEMPTS):
+            found = self._prepare(chosen, bucket, want, provider, model, output)
+            if isinstance(found, Denial):
+                return found
+            prepared = found
+            if not prepared:
+                return None
+            decision = engine.reserve([demand for _, demand in prepared])
+            if decision.admitted or want is None or want.output_tokens is not None:
+                break
+            smaller = _what_is_left(prepared, decision, want, output or DEFAULT_OUTPUT)
+            if smaller is None:
+                break
+            output = smaller
+        reports = self._report(environ, [one for one, _ in prepared], decision)
+        if not decision.admitted:
+            return _denial(prepared, decision)
+        if late:
+            holding.late_reports = reports
+        price = self._prices.of(provider, model) if late else None
+        for (one, demand), mark in zip(prepared, decision.marks, strict=True):
+            holding.add(one.limit.unit, demand, mark, price=price, late=late)
+        if want is not None and want.output_tokens is None and _bounds_output(prepared):
+            output = output or DEFAULT_OUTPUT
+            if output != holding.output:
+                with_cap(environ, want, output)
+            holding.output = output
+        return None
+
+    def _prepare(
+        self,
+        chosen: Sequence[_Named],
+        bucket: str,
+        want: Wanted | None,
+        provider: str | None,
+        model: str | None,
+        output: int | None,
+    ) -> list[tuple[_Named, Demand]] | Denial:
+        """Return what is demanded of which limit, or why that can never be met."""
+        price: Price | None = None
+        prepared = []
+        for one in chosen:
+            limit = one.limit
+            if one.rules is not None and not (model and one.rules.allows(provider, model)):
+                continue
+            if limit.unit == USD:
+                price = price or self._prices.of(provider, model)
+                if price is None and want is not None and want.input_tokens:
+                    message = (
+                        "The price of this model is not known, and a limit of money asks for it."
+                    )
+                    return Denial("price_unknown", message, param="model")
+            units = _units(limit, want, price, output or DEFAULT_OUTPUT)
+            if units is None:
+                return _never(limit)
+            prepared.append((one, Demand(one.prefix + bucket, limit.rule, units, limit.calendar)))
+        return prepared
+
+    def _report(
+        self, environ: WSGIEnvironment, chosen: Sequence[_Named], decision: Decision
+    ) -> list[Report]:
+        reports = [
+            Report(one.label, limit.unit, limit.amount, limit.window, remaining, reset, one.policy)
+            for one, limit, (remaining, reset, _) in zip(
+                chosen, [one.limit for one in chosen], decision.outcomes, strict=True
+            )
+        ]
+        environ.setdefault(RATE_REPORTS, []).extend(reports)
+        return reports
+
+
+class _Named:
+    """A limit, and what it is called by whom."""
+
+    def __init__(self, limit: Limit, name: str, label: str | None) -> None:
+        self.limit = limit
+        self.prefix = f"{name}|{limit.kind}|"
+        self.label = f"{label}-{limit.kind}" if label else limit.kind
+        self.policy = ""
+        self.rules = None if limit.model is None else ModelRules([limit.model])
+        self.is_late = limit.unit == USD or limit.model is not None
+
+
+def _units(limit: Limit, want: Wanted | None, price: Price | None, output: int) -> int | None:
+    """Return how many units a request wants; None where the limit can never give so many."""
+    if limit.unit in (REQUESTS, CONCURRENT) or want is None:
+        return 1
+    most_output = want.output_tokens if want.output_tokens is not None else output * want.answers
+    least_output = want.output_tokens if want.output_tokens is not None else 0
+    if limit.unit == USD:
+        if price is None:
+            return 1
+        least = price.cost(want.least_input, least_output)
+        most = price.cost(want.input_tokens, most_output)
+    else:
+        least = _tokens(limit.unit, want.least_input, least_output)
+        most = _tokens(limit.unit, want.input_tokens, most_output)
+    if least > limit.most:
+        return None
+    # The bound is a generous one: what fits by any measure is let in when all is free.
+    return min(max(most, 1), limit.most)
+
+
+def _tokens(unit: str, input_tokens: int, output_tokens: int) -> int:
+    if unit == "input_tokens":
+        return input_tokens
+    return output_tokens if unit == "output_tokens" else input_tokens + output_tokens
+
+
+def _bounds_output(prepared: Sequence[tuple[_Named, Demand]]) -> bool:
+    return any(one.limit.unit in ("tokens", "output_tokens", USD) for one, _ in prepared)
+
+
+def _what_is_left(
+    prepared: Sequence[tuple[_Named, Demand]], decision: Decision, want: Wanted, output: int
+) -> int | None:
+    """Return a smaller number of output tokens that may fit; None where it is not about them."""
+    smaller = output
+    for (one, demand), outcome in zip(prepared, decision.outcomes, strict=True):
+        if outcome.wait == 0:
+            continue
+        unit = one.limit.unit
+        if unit in (REQUESTS, CONCURRENT, "input_tokens"):
+            return None
+        if outcome.remaining <= 0:
+            return None
+        if unit == USD:
+            # In proportion: prices of input and output differ, and the next look is exact.
+            fits = output * outcome.remaining // max(1, demand.units)
+        else:
+            fixed = want.input_tokens if unit == "tokens" else 0
+            fits = (outcome.remaining - fixed) // want.answers
+        smaller = min(smaller, fits)
+    return smaller if LEAST_OUTPUT <= smaller < output else None
+
+
+def _never(limit: Limit) -> Denial:
+    code = "budget_exceeded" if limit.unit == USD else "invalid_request"
+    message = f"The request asks for more than the limit of {limit.text} ever gives."
+    return Denial(code, message, retryable=False)
+
+
+def _denial(prepared: Sequence[tuple[_Named, Demand]], decision: Decision) -> Denial:
+    wait, limit = max(
+        (
+            (outcome.wait, one.limit)
+            for outcome, (one, _) in zip(decision.outcomes, prepared, strict=True)
+        ),
+        key=lambda pair: pair[0],
+    )
+    return refusal(limit).with_retry_after(wait / SECOND)
+
+
+def refusal(limit: Limit) -> Denial:
+    """Return the refusal for a limit that is reached."""
+    message = f"The limit of {limit.text} is reached."
+    if limit.unit == USD:
+        return Denial("budget_exceeded", message, retryable=False)
+    return Denial("rate_limit_exceeded", message)
 
 
 def with_rate_headers(environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
@@ -112,3 +341,7 @@ def with_rate_headers(environ: WSGIEnvironment, start_response: StartResponse) -
         return start_response(status, kept, exc_info) if exc_info else start_response(status, kept)
 
     return respond  # type: ignore[return-value]
+
+
+Reserver = Callable[[str | None, str | None], Denial | None]
+__all__ = ["RESERVERS", "TOKENS", "NamedLimits", "Reserver", "refusal", "with_rate_headers"]

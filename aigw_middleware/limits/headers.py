@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple
 
-from .grammar import SECOND
+from .grammar import CONCURRENT, NANO, REQUESTS, USD, Limit
+from .states import SECOND
 
 
 class Report(NamedTuple):
@@ -24,11 +25,11 @@ class Report(NamedTuple):
 
     Attributes:
         name: the limit's name for the client.
-        unit: `requests`.
+        unit: `requests`, `tokens`, `usd` (nano-dollars), ...
         amount: the limit, in units.
-        window: its window in seconds.
+        window: its window in seconds; 0 where it has none.
         remaining: the units that are left.
-        reset: nanoseconds until more units are there than now; 0 where all are.
+        reset: microseconds until more units are there than now; 0 where all are.
         policy: its part of `RateLimit-Policy`.
     """
 
@@ -41,9 +42,19 @@ class Report(NamedTuple):
     policy: str = ""
 
 
-def policy(name: str, amount: int, window: int) -> str:
-    """Return what `RateLimit-Policy` tells of a limit: the same for every answer."""
-    return f'"{name}";q={amount};w={window}'
+def policy(name: str, limit: Limit) -> str:
+    """Return what `RateLimit-Policy` tells of a limit: the same for every answer.
+
+    Money is told in cents, since the field has whole numbers.
+    """
+    text = f'"{name}";q={_told(limit.unit, limit.amount)}'
+    if limit.unit == CONCURRENT:
+        return text + ';qu="concurrent-requests"'
+    return f"{text};w={limit.window}" if limit.window else text
+
+
+def _told(unit: str, amount: int) -> int:
+    return max(0, amount * 100 // NANO if unit == USD else amount)
 
 
 def rate_headers(reports: Sequence[Report], dialect: str) -> list[tuple[str, str]]:
@@ -54,45 +65,52 @@ def rate_headers(reports: Sequence[Report], dialect: str) -> list[tuple[str, str
         ("RateLimit-Policy", ", ".join([report.policy for report in reports])),
         ("RateLimit", ", ".join([_left(report) for report in reports])),
     ]
-    # The SDKs' headers have room for one limit: the one that is nearest.
-    nearest = min(reports, key=_remaining)
-    headers += _anthropic(nearest) if dialect == "anthropic" else _openai(nearest)
+    told = _anthropic if dialect == "anthropic" else _openai
+    for unit in _TOLD:
+        # The SDKs' headers have room for one limit of a unit: the one that is nearest.
+        of_unit = [report for report in reports if report.unit == unit]
+        if of_unit and (unit in (REQUESTS, "tokens") or dialect == "anthropic"):
+            headers += told(unit.replace("_", "-"), min(of_unit, key=_remaining))
     return headers
+
+
+_TOLD = (REQUESTS, "tokens", "input_tokens", "output_tokens")
 
 
 _remaining = attrgetter("remaining")
 
 
-def _seconds(nanoseconds: int) -> int:
-    return -(-nanoseconds // SECOND)
+def _seconds(microseconds: int) -> int:
+    return -(-microseconds // SECOND)
 
 
 def _left(report: Report) -> str:
-    return f'"{report.name}";r={report.remaining};t={_seconds(report.reset)}'
+    text = f'"{report.name}";r={_told(report.unit, report.remaining)}'
+    return text if report.unit == CONCURRENT else f"{text};t={_seconds(report.reset)}"
 
 
-def _openai(report: Report) -> list[tuple[str, str]]:
+def _openai(unit: str, report: Report) -> list[tuple[str, str]]:
     return [
-        ("x-ratelimit-limit-requests", str(report.amount)),
-        ("x-ratelimit-remaining-requests", str(report.remaining)),
-        ("x-ratelimit-reset-requests", duration(report.reset)),
+        (f"x-ratelimit-limit-{unit}", str(report.amount)),
+        (f"x-ratelimit-remaining-{unit}", str(max(0, report.remaining))),
+        (f"x-ratelimit-reset-{unit}", duration(report.reset)),
     ]
 
 
-def _anthropic(report: Report) -> list[tuple[str, str]]:
+def _anthropic(unit: str, report: Report) -> list[tuple[str, str]]:
     reset = datetime.fromtimestamp(math.ceil(time.time() + report.reset / SECOND), UTC)
     return [
-        ("anthropic-ratelimit-requests-limit", str(report.amount)),
-        ("anthropic-ratelimit-requests-remaining", str(report.remaining)),
-        ("anthropic-ratelimit-requests-reset", reset.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        (f"anthropic-ratelimit-{unit}-limit", str(report.amount)),
+        (f"anthropic-ratelimit-{unit}-remaining", str(max(0, report.remaining))),
+        (f"anthropic-ratelimit-{unit}-reset", reset.strftime("%Y-%m-%dT%H:%M:%SZ")),
     ]
 
 
-def duration(nanoseconds: int) -> str:
+def duration(microseconds: int) -> str:
     """Return a time as OpenAI writes it: `17ms`, `1s`, `6m0s`, `1h30m0s`; never too short."""
-    if nanoseconds < SECOND:
-        return f"{math.ceil(nanoseconds / 1_000_000)}ms"
-    seconds = _seconds(nanoseconds)
+    if microseconds < SECOND:
+        return f"{math.ceil(microseconds / 1000)}ms"
+    seconds = _seconds(microseconds)
     if seconds < 60:
         return f"{seconds}s"
     minutes, seconds = divmod(seconds, 60)

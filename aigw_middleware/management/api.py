@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -34,6 +35,7 @@ KEYS = "ai_gateway_api_keys"
 PROVIDER_KEYS = "provider_keys"
 Json = dict[str, Any]
 
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _ADMIN = AdminToken(id="admin", name="admin", role="write")
 
 
@@ -48,7 +50,8 @@ class ManagementAPI:
     cookie and no gateway key. The one given here may do everything; those in the store
     (`store.admin_tokens`, `aigw admin-tokens create --role read|write`) what their role says, and
     the audit names them. Serve it on an address that clients do not reach. The document at
-    `/openapi.json` describes all of it.
+    `/openapi.json` describes all of it. The fields are ngrok's, but for what a gateway that stands
+    alone has no records of: `created_by`, `last_updated_by`, `endpoint` and `provider_keys`.
 
     Args:
         store: an open store, or its URL.
@@ -65,7 +68,9 @@ class ManagementAPI:
         self, store: Store | str, admin_token: str, *, allowed_hosts: Iterable[str] = ()
     ) -> None:
         self._store = resolve_store(store)
-        if not isinstance(admin_token, str) or not admin_token or not admin_token.isprintable():
+        if not isinstance(admin_token, str) or not (
+            admin_token and admin_token.isascii() and admin_token.isprintable()
+        ):
             raise ValueError("admin_token: must be a text that can be sent in a header")
         self._token = sha256(admin_token.encode()).digest()
         names = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
@@ -110,7 +115,11 @@ class ManagementAPI:
 
     def _answer(self, request: Request) -> Response:
         self._check_host(request)
-        routes = self._routes.bind_to_environ(request.environ)
+        try:
+            routes = self._routes.bind_to_environ(request.environ)
+            _ = request.root_url
+        except (HTTPException, ValueError):
+            raise APIError(400, "BAD_HOST", "The Host header names no host.") from None
         try:
             endpoint, values = routes.match()
         except MethodNotAllowed as error:
@@ -139,7 +148,7 @@ class ManagementAPI:
             return
         host = request.environ.get("HTTP_HOST", "").lower()
         name = host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-        if name not in self._hosts:
+        if name not in self._hosts and not (self._hosts & _LOOPBACK and _is_loopback(name)):
             raise APIError(403, "HOST_NOT_ALLOWED", "The API is not served under this name.")
 
     def _check_token(self, request: Request) -> AdminToken:
@@ -159,6 +168,13 @@ class ManagementAPI:
         )  # fmt: skip
 
 
+def _is_loopback(name: str) -> bool:
+    try:
+        return ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def _error(error: APIError, environ: WSGIEnvironment) -> Response:
     discard_unread(environ)
     response = _json(error.document(request_id(environ)), error.status)
@@ -175,7 +191,7 @@ def _healthz(store: Store, request: Request) -> Response:
 
 
 def _openapi(store: Store, request: Request) -> Response:
-    return _json(openapi_document(request.host_url.rstrip("/")))
+    return _json(openapi_document(request.root_url.rstrip("/")))
 
 
 def _usage(store: Store, request: Request) -> Response:
@@ -200,7 +216,7 @@ def _audit(store: Store, request: Request) -> Response:
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise APIError(400, "UNKNOWN_BEFORE_ID", "before_id is no number.", field="before_id")
     found = store.audit.list(limit=limit, before=int(text))
-    base = request.host_url.rstrip("/") + "/audit"
+    base = request.root_url.rstrip("/") + "/audit"
     more = len(found) == limit and found[-1].number > 1
     following = f"{base}?before_id={found[-1].number}&limit={limit}" if more else None
     shown = [{**row._asdict(), "at": fields.time_text(row.at)} for row in found]
@@ -283,7 +299,7 @@ class _Routes:
             raise APIError(
                 400, "UNKNOWN_BEFORE_ID", "There never was a record of that id.", field="before_id"
             ) from None
-        base = request.host_url.rstrip("/") + f"/{self.name}"
+        base = request.root_url.rstrip("/") + f"/{self.name}"
         page = found[:limit]
         more = len(found) > limit or (limit == 100 and len(page) == 100)
         following = f"{base}?before_id={page[-1].id}&limit={limit}" if more else None
@@ -312,7 +328,7 @@ class _Routes:
         return response
 
     def _document(self, record: Any, request: Request) -> Json:
-        return self.show(record, f"{request.host_url.rstrip('/')}/{self.name}/{record.id}")
+        return self.show(record, f"{request.root_url.rstrip('/')}/{self.name}/{record.id}")
 
     def _changed(self, change: Callable[[], Any], request: Request, status: int = 200) -> Response:
         """Answer with the record that `change` returns, or what the store says against it."""

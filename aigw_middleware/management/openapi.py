@@ -125,7 +125,7 @@ _AUDIT_ROW = {
     "at": _TIME,
     "actor": _TEXT,
     "origin": _TEXT,
-    "action": {"enum": ["create", "update", "rotate", "delete"]},
+    "action": {"enum": ["create", "update", "rotate", "delete", "rekey"]},
     "record": _TEXT,
     "changes": {"type": "object"},
 }

@@ -41,6 +41,8 @@ def open_store(url: str | Store, *, secret: str | None = None) -> Store:
     name, opening = locate(url)
     if secret is None:
         secret = os.environ.get("AIGW_SECRET") or None
+    if secret is not None and not isinstance(secret, str):
+        raise ValueError(f"secret: must be a text, not {type(secret).__name__}")
     mark = sha256((secret or "").encode()).digest()
     with _lock:
         known = _opened.get(name)
@@ -60,3 +62,11 @@ def resolve_store(store: Store | str) -> Store:
     if not isinstance(store, Store):
         raise ValueError(f"store: {type(store).__name__} is no store and no URL")
     return store
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)

@@ -55,7 +55,7 @@ class AdminTokenStore:
             self._audit.record(connection, "create", PREFIX + made.public_id, told)
             return _record((made.public_id, name, role, row["created_at"]))
 
-        return self._database.write(work), made.token
+        return self._audit.write(work), made.token
 
     def list(self, limit: int = 100, before_id: str | None = None) -> builtins.list[AdminToken]:
         """Return admin tokens, the newest first; the arguments are those of `keys.list`."""
@@ -65,7 +65,7 @@ class AdminTokenStore:
     def delete(self, id: str) -> bool:
         """Delete an admin token for good; True, or False where there was none."""
         cleared = {"digest": b"", "name": ""}
-        return rows.delete(self._database, "admin_tokens", id, PREFIX, cleared, self._audit)
+        return rows.delete("admin_tokens", id, PREFIX, cleared, self._audit)
 
     def verify(self, token: str) -> AdminToken | None:
         """Return the record of a token; None where it is unknown or was deleted.

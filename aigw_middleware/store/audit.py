@@ -17,18 +17,21 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..keys.sealing import Sealed, Sealer, WrongSecret
 from . import rows
 from .database import Connection, Database
 
 logger = logging.getLogger("aigw_middleware.audit")
+
+T = TypeVar("T")
 
 _RECORD = "audit key"
 _FIRST = bytes(32)
@@ -69,7 +72,7 @@ class AuditRow(NamedTuple):
         at: when, UTC.
         actor: who.
         origin: from where; empty where nobody said.
-        action: `create`, `update`, `rotate` or `delete`.
+        action: `create`, `update`, `rotate`, `delete` or `rekey`.
         record: the id of the record.
         changes: the fields that were set, with their new values; of a secret only that it was.
     """
@@ -89,13 +92,14 @@ class AuditLog:
     def __init__(self, database: Database, sealer: Sealer | None) -> None:
         self._database = database
         self._sealer = sealer
+        self._pending = threading.local()
 
     def record(
         self, connection: Connection, action: str, record: str, changes: dict[str, Any]
     ) -> None:
-        """Add a row, within the transaction of the change that it tells of."""
-        key = self._usable_key(connection)
+        """Add a row, within the transaction of the change that it tells of; see `write`."""
         number, mark = _head(connection)
+        key = self._usable_key(connection, number + 1, mark)
         actor = _actor.get()
         row = (
             number + 1, rows.now(), actor.name, actor.origin, action, record,
@@ -107,7 +111,16 @@ class AuditLog:
             (*row, mark),
         )
         _put(connection, "audit_head", _signed_head(key, number + 1, mark))
-        logger.info("%s %s by %s; head %d:%s", action, record, actor.name, number + 1, mark.hex())
+        told = (action, record, actor.name, number + 1, mark.hex())
+        self._pending.told = [*getattr(self._pending, "told", ()), told]
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, which records what it does, in a transaction; then log the heads."""
+        self._pending.told = []
+        result = self._database.write(work)
+        for told in self._pending.told:
+            logger.info("%s %s by %s; head %d:%s", *told)
+        return result
 
     def list(self, limit: int = 100, before: int | None = None) -> list[AuditRow]:
         """Return rows, the newest first.
@@ -142,7 +155,7 @@ class AuditLog:
 
     def head(self) -> str:
         """Return the head, `NUMBER:MARK`, to be kept elsewhere."""
-        number, mark = self._database.read(_head)
+        number, mark = self._database.snapshot(_head)
         return f"{number}:{mark.hex()}"
 
     def verify(self, head: str | None = None) -> builtins_list[str]:
@@ -160,14 +173,15 @@ class AuditLog:
         def work(connection: Connection) -> builtins_list[str]:
             stored = _get(connection, "audit_head")
             if stored is None:
-                found = connection.execute("SELECT COUNT(*) FROM audit").fetchone()[0]
-                missing = found or (kept is not None and kept[0] > 0)
+                missing = _anything(connection) or (kept is not None and kept[0] > 0)
                 return ["the head is missing"] if missing else []
             key = self._known_key(connection)
             if key is None:
                 return ["the key of the audit is missing"]
-            problems, marks = _walk(connection, key)
-            return problems + _check_head(key, stored, marks) + _check_kept(kept, marks)
+            problems = self._check_seal(connection)
+            found = _Chain(connection, key, self._plain_part(connection, key, problems))
+            problems += found.problems
+            return problems + _check_head(key, stored, found) + _check_kept(kept, found.marks)
 
         return self._database.snapshot(work)
 
@@ -180,17 +194,25 @@ class AuditLog:
                 return
             again = self._sealer.rewrap(sealed, _RECORD, old)
             _put(connection, "audit_key", _sealed_text(again))
+            self.record(connection, "rekey", "store", {})
 
-        self._database.write(work)
+        self.write(work)
 
-    def _usable_key(self, connection: Connection) -> bytes | None:
-        """Return the chain's key, None where it cannot be opened."""
+    def _usable_key(self, connection: Connection, number: int, before: bytes) -> bytes | None:
+        """Return the key for row `number`, None where it cannot be opened.
+
+        It is made with the first row. Where it lay in the clear and there is something to seal
+        with now, another one begins: anybody could have written what stands before.
+        """
         stored = _get(connection, "audit_key")
         if stored is None or (self._sealer is not None and _sealed(stored) is None):
-            # Made with the first row, and sealed as soon as there is something to seal with.
-            stored = stored or os.urandom(32).hex()
-            _put(connection, "audit_key", self._kept(stored))
-            return bytes.fromhex(stored)
+            key = os.urandom(32)
+            _put(connection, "audit_key", self._kept(key.hex()))
+            if stored is not None:
+                _put(connection, "audit_plain_key", stored)
+            if number > 1 and self._sealer is not None:
+                _put(connection, "audit_from", _signed_from(key, number, before))
+            return key
         try:
             return self._known_key(connection)
         except WrongSecret as error:
@@ -207,6 +229,30 @@ class AuditLog:
             raise WrongSecret("the audit's key is sealed; AIGW_SECRET is not set")
         return bytes.fromhex(self._sealer.open(sealed, _RECORD))
 
+    def _check_seal(self, connection: Connection) -> builtins_list[str]:
+        stored = _get(connection, "audit_key")
+        if self._sealer is not None and _sealed(stored) is None:
+            return ["the key of the audit is not sealed; anybody could have written the rows"]
+        return []
+
+    def _plain_part(
+        self, connection: Connection, key: bytes, problems: builtins_list[str]
+    ) -> tuple[int, bytes | None]:
+        """Return the first row under `key`, and the key of those before it."""
+        stored = _get(connection, "audit_from")
+        if stored is None:
+            return 1, None
+        number = int(stored.partition(":")[0])
+        row = connection.execute(
+            "SELECT mark FROM audit WHERE number = ?", (number - 1,)
+        ).fetchone()
+        if row is None or not hmac.compare_digest(_signed_from(key, number, row[0]), stored):
+            problems.append("where the sealed chain begins was changed")
+            return 1, None
+        problems.append(f"rows 1 to {number - 1} were written before there was AIGW_SECRET")
+        plain = _get(connection, "audit_plain_key")
+        return number, None if plain is None else bytes.fromhex(plain)
+
     def _kept(self, key: str) -> str:
         return key if self._sealer is None else _sealed_text(self._sealer.seal(key, _RECORD))
 
@@ -214,28 +260,59 @@ class AuditLog:
 builtins_list = list
 
 
-def _walk(connection: Connection, key: bytes) -> tuple[list[str], dict[int, bytes]]:
-    """Follow the chain; return what is wrong in it, and the marks by number."""
-    problems: list[str] = []
-    marks: dict[int, bytes] = {}
-    expected, before = 1, _FIRST
-    for row in connection.execute(f"SELECT {_COLUMNS}, mark FROM audit ORDER BY number"):  # noqa: S608
-        number, mark = row[0], row[-1]
-        if number != expected:
-            problems.append(f"rows {expected} to {number - 1} are missing")
-        elif hmac.compare_digest(_mark(None, before, row[:-1]), mark):
-            problems.append(f"row {number} was written without AIGW_SECRET; nobody vouches for it")
-        elif not hmac.compare_digest(_mark(key, before, row[:-1]), mark):
-            problems.append(f"row {number} was changed")
-        expected, before = number + 1, mark
-        marks[number] = mark
-    return problems, marks
+class _Chain:
+    """The chain, followed.
+
+    Args:
+        connection: where it is.
+        key: its key.
+        plain: the first row under that key, and the key of the rows before it.
+
+    Attributes:
+        problems: what is wrong in it.
+        marks: the marks by number.
+        unvouched: the numbers of rows that were written without the key.
+    """
+
+    def __init__(self, connection: Connection, key: bytes, plain: tuple[int, bytes | None]) -> None:
+        self.problems: list[str] = []
+        self.marks: dict[int, bytes] = {}
+        self.unvouched: set[int] = set()
+        self._follow(connection, key, plain)
+
+    def _follow(self, connection: Connection, key: bytes, plain: tuple[int, bytes | None]) -> None:
+        expected, before = 1, _FIRST
+        for row in connection.execute(f"SELECT {_COLUMNS}, mark FROM audit ORDER BY number"):  # noqa: S608
+            number, mark = row[0], row[-1]
+            of_row = key if number >= plain[0] else plain[1]
+            if number != expected:
+                self.problems.append(f"rows {expected} to {number - 1} are missing")
+            elif hmac.compare_digest(_mark(None, before, row[:-1]), mark):
+                self.unvouched.add(number)
+                self.problems.append(
+                    f"row {number} was written without AIGW_SECRET; nobody vouches for it"
+                )
+            elif not hmac.compare_digest(_mark(of_row, before, row[:-1]), mark):
+                self.problems.append(f"row {number} was changed")
+            expected, before = number + 1, mark
+            self.marks[number] = mark
 
 
-def _check_head(key: bytes, stored: str, marks: dict[int, bytes]) -> list[str]:
+def _anything(connection: Connection) -> bool:
+    """Whether there is a row of the audit, or a record that one should tell of."""
+    tables = ("audit", "keys", "provider_keys", "admin_tokens")
+    return any(
+        connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608
+        for table in tables
+    )
+
+
+def _check_head(key: bytes, stored: str, chain: _Chain) -> list[str]:
     number, mark, _ = _parts(stored)
-    signed = (_signed_head(key, number, mark), _signed_head(None, number, mark))
-    if stored not in signed:
+    marks = chain.marks
+    # Without the key only where the last row is without it too, which is told already.
+    signer = None if number in chain.unvouched else key
+    if not hmac.compare_digest(_signed_head(signer, number, mark), stored):
         return ["the head was changed"]
     last = max(marks, default=0)
     if last < number:
@@ -276,9 +353,20 @@ def _parts(stored: str) -> tuple[int, bytes, bytes]:
     return int(number), bytes.fromhex(mark), bytes.fromhex(signature)
 
 
+def _signed_from(key: bytes, number: int, before: bytes) -> str:
+    signature = hmac.digest(key, f"from {number} {before.hex()}".encode(), sha256)
+    return f"{number}:{signature.hex()}"
+
+
 def _head(connection: Connection) -> tuple[int, bytes]:
     stored = _get(connection, "audit_head")
-    return (0, _FIRST) if stored is None else _parts(stored)[:2]
+    if stored is not None:
+        return _parts(stored)[:2]
+    # Nobody may hinder a change by removing the head; `verify` tells of it.
+    row = connection.execute(
+        "SELECT number, mark FROM audit ORDER BY number DESC LIMIT 1"
+    ).fetchone()
+    return (0, _FIRST) if row is None else (row[0], row[1])
 
 
 def _get(connection: Connection, name: str) -> str | None:

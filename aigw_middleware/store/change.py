@@ -25,16 +25,34 @@ class ChangeWord:
     """
 
     def __init__(self, path: str) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(fd).st_size < _SIZE:
                 os.ftruncate(fd, _SIZE)
             self._map = mmap.mmap(fd, _SIZE)
+            status = os.fstat(fd)
+            self._identity = status.st_dev, status.st_ino
         finally:
             os.close(fd)
 
     def read(self) -> bytes:
-        """Return the present value."""
+        """Return the present value.
+
+        Raises:
+            OSError: the file was removed and cannot be made again.
+        """
+        try:
+            status = os.stat(self._path)
+            same = (status.st_dev, status.st_ino) == self._identity
+        except OSError:
+            same = False
+        if not same:  # another process may already tell of changes in another file
+            self._open()
+            return os.urandom(_SIZE)
         return self._map[:_SIZE]
 
     def bump(self) -> None:
@@ -42,4 +60,5 @@ class ChangeWord:
 
         A reader that catches it half written sees a third value, and only reads once more.
         """
+        self.read()  # where it was removed, to the one that all others see
         self._map[:_SIZE] = os.urandom(_SIZE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hmac
 import json
+import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cachetools import LRUCache
 
 from .._addresses import NetworkSet
+from .._forks import in_child
 from ..errors import StoreUnavailable
 from ..keys.records import ApiKey
 from ..keys.token import digest, new_token, public_id_of, redacted
@@ -26,6 +28,8 @@ from .rows import UNSET
 if TYPE_CHECKING:
     from .audit import AuditLog
     from .usage import UsageStore
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "aigk_"
 LONGEST_GRACE = 30 * 86_400
@@ -68,6 +72,12 @@ class _Verified(NamedTuple):
     old_until: int
     key: ApiKey | None
 
+    def accepts(self, presented: bytes) -> bool:
+        """Whether the digest is of a token that works; an unknown key costs the same."""
+        good = hmac.compare_digest(presented, self.digest)
+        old = hmac.compare_digest(presented, self.old_digest or _ABSENT)
+        return good or bool(old and self.old_digest and rows.now() < self.old_until)
+
 
 class KeyStore:
     """Create, look up, change and delete gateway keys; `store.keys`."""
@@ -77,6 +87,10 @@ class KeyStore:
         self._audit = audit
         self._usage = usage
         self._cache: LRUCache[str, _Verified] = LRUCache(_CACHED)
+        self._forget()
+        in_child(self._forget)
+
+    def _forget(self) -> None:
         self._cache_lock = Lock()
 
     def create(
@@ -133,7 +147,7 @@ class KeyStore:
             self._audit.record(connection, "create", PREFIX + made.public_id, checked)
             return _present(connection, made.public_id)
 
-        return self._database.write(work), made.token
+        return self._audit.write(work), made.token
 
     def get(self, id: str) -> ApiKey:
         """Return the record of a key.
@@ -198,6 +212,8 @@ class KeyStore:
             "networks": networks,
         }
         row = _checked(**{field: value for field, value in given.items() if value is not UNSET})
+        if not row:
+            return self.get(id)
         return self._change(public_id, row)
 
     def rotate(self, id: str, grace: int = 3600) -> tuple[ApiKey, str]:
@@ -229,11 +245,12 @@ class KeyStore:
                 "UPDATE keys SET old_digest = digest WHERE public_id = ? AND deleted_at IS NULL",
                 (public_id,),
             )
-            rows.update(connection, "keys", public_id, row)
+            if not rows.update(connection, "keys", public_id, row):
+                raise KeyError(id)
             self._audit.record(connection, "rotate", id, {"grace": grace})
             return _present(connection, public_id)
 
-        return self._with_last_used([self._database.write(work)])[0], made.token
+        return self._kept(self._audit.write(work)), made.token
 
     def delete(self, id: str) -> bool:
         """Delete a key for good; True, or False where there was none.
@@ -241,7 +258,7 @@ class KeyStore:
         From when this returns no process of the machine accepts the key, and its id is never
         given again.
         """
-        return rows.delete(self._database, "keys", id, PREFIX, _CLEARED, self._audit)
+        return rows.delete("keys", id, PREFIX, _CLEARED, self._audit)
 
     def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey | None:
         """Return the live key of a token; None where it is unknown, deleted, disabled, expired.
@@ -260,34 +277,33 @@ class KeyStore:
         if public_id is None:
             return None
         found = self._look_up(public_id)
-        presented = digest(token)
-        # An unknown key costs the same comparisons as a wrong secret.
-        good = hmac.compare_digest(presented, found.digest)
-        old = hmac.compare_digest(presented, found.old_digest or _ABSENT)
-        if not good and not (old and found.old_digest and rows.now() < found.old_until):
-            return None
         key = found.key
-        if key is None or not key.is_live(datetime.now(UTC)):
+        # Compared in any case: an unknown key takes as long as a wrong secret.
+        if not found.accepts(digest(token)) or key is None or not key.is_live(datetime.now(UTC)):
             return None
         if endpoint is not None and key.endpoint_id not in (None, endpoint):
             return None
         self._usage.touch(key.id)
         return key
 
-    def watch(self, id: str) -> Callable[[], bool]:
-        """Return what tells whether a key is still good, for streams that are open under it.
+    def watch(self, id: str, token: str) -> Callable[[], bool]:
+        """Return what tells whether a token is still good, for streams that are open under it.
 
         It costs as little as `verify`. While the store gives no answer a key that was good
         stays good: nobody has said otherwise.
         """
-        public_id = rows.public_id(id, PREFIX)
+        public_id, presented = rows.public_id(id, PREFIX), digest(token)
 
         def alive() -> bool:
             try:
-                key = self._look_up(public_id).key
+                found = self._look_up(public_id)
             except StoreUnavailable:
                 return True
-            return key is not None and key.is_live(datetime.now(UTC))
+            return (
+                found.accepts(presented)
+                and found.key is not None
+                and found.key.is_live(datetime.now(UTC))
+            )
 
         return alive
 
@@ -319,11 +335,20 @@ class KeyStore:
 
     def _change(self, public_id: str, row: dict[str, Any]) -> ApiKey:
         def work(connection: Connection) -> ApiKey:
-            rows.update(connection, "keys", public_id, {**row, "updated_at": rows.now()})
+            if not rows.update(connection, "keys", public_id, {**row, "updated_at": rows.now()}):
+                raise KeyError(PREFIX + public_id)
             self._audit.record(connection, "update", PREFIX + public_id, row)
             return _present(connection, public_id)
 
-        return self._with_last_used([self._database.write(work)])[0]
+        return self._kept(self._audit.write(work))
+
+    def _kept(self, key: ApiKey) -> ApiKey:
+        """Return a record after its change, which nothing may make look as if it had failed."""
+        try:
+            return self._with_last_used([key])[0]
+        except StoreUnavailable as error:
+            logger.warning("last_used of %s is not known: %s", key.id, error)
+            return key
 
 
 def _present(connection: Connection, public_id: str) -> ApiKey:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..errors import StoreUnavailable
 from . import usage
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql", "postgres")
+_VARIABLES = {
+    "user": "PGUSER", "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT",
+    "dbname": "PGDATABASE", "service": "PGSERVICE",
+}  # fmt: skip
 _HOW = "write sqlite:///aigw.db or postgresql://user@host/database"
 
 
@@ -31,7 +35,7 @@ def locate(url: object) -> tuple[str, Callable[[str | None], Store]]:
         path = os.path.realpath(_path(url))
         return path, lambda secret: _open_sqlite(path, secret)
     # A URL may hold a password: only its scheme is repeated.
-    scheme = urlsplit(url).scheme if isinstance(url, str) else type(url).__name__
+    scheme = url.partition(":")[0] if isinstance(url, str) else type(url).__name__
     if not isinstance(url, str) or scheme not in _POSTGRES:
         raise ValueError(f"store: {scheme!r} is no store; {_HOW}")
     parameters = _parameters(url)
@@ -70,12 +74,16 @@ def _parameters(url: str) -> dict[str, object]:
 
 
 def _name(parameters: dict[str, object]) -> str:
-    """Return the URL of a database without its password and options."""
-    user = f"{parameters['user']}@" if parameters.get("user") else ""
-    port = f":{parameters['port']}" if parameters.get("port") else ""
-    return (
-        f"postgresql://{user}{parameters.get('host') or ''}{port}/{parameters.get('dbname') or ''}"
-    )
+    """Return what names a database, without password and options; libpq's variables count."""
+
+    def found(name: str) -> object:
+        return parameters.get(name) or os.environ.get(_VARIABLES[name]) or ""
+
+    user = f"{found('user')}@" if found("user") else ""
+    port = f":{found('port')}" if found("port") else ""
+    host = "+".join(str(part) for part in (found("host"), found("hostaddr")) if part)
+    service = f"?service={found('service')}" if found("service") else ""
+    return f"postgresql://{user}{host}{port}/{found('dbname')}{service}"
 
 
 def _open_postgres(parameters: dict[str, object], name: str, secret: str | None) -> Store:

@@ -222,7 +222,10 @@ class PostgresDatabase:
             self._start_listening()
         if time.monotonic() - self._heard > TRUST_SECONDS:
             return object()
-        return self._word.read(), self._changes
+        try:
+            return self._word.read(), self._changes
+        except OSError as error:
+            raise StoreUnavailable(f"the state directory is gone: {error}") from error
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection, outside a transaction.

@@ -70,8 +70,8 @@ class ProviderKeyStore:
             "created_at": now,
             "updated_at": now,
             "disabled": 0,
-            **self._seal(secret, public_id),
         }
+        row |= self._seal(secret, public_id, str(row["provider"]))
 
         def work(connection: Connection) -> ProviderKey:
             rows.insert(connection, "provider_keys", row)
@@ -79,7 +79,7 @@ class ProviderKeyStore:
             self._audit.record(connection, "create", PREFIX + public_id, told | {"secret": "set"})
             return _present(connection, public_id)
 
-        return self._database.write(work)
+        return self._audit.write(work)
 
     def get(self, id: str) -> ProviderKey:
         """Return the record of a provider key.
@@ -131,6 +131,8 @@ class ProviderKeyStore:
             row["metadata"] = rows.text("metadata", metadata, 4096)
         if disabled is not UNSET:
             row["disabled"] = rows.flag("disabled", disabled)
+        if not row:
+            return self.get(id)
         return self._change(rows.public_id(id, PREFIX), row, "update", row)
 
     def rotate(self, id: str, *, secret: str) -> ProviderKey:
@@ -141,12 +143,12 @@ class ProviderKeyStore:
             ValueError: the secret is wrong.
         """
         public_id = rows.public_id(id, PREFIX)
-        sealed = self._seal(secret, public_id)
+        sealed = self._seal(secret, public_id, self.get(id).provider)
         return self._change(public_id, sealed, "rotate", {"secret": "set"})
 
     def delete(self, id: str) -> bool:
         """Delete a provider key for good; True, or False where there was none."""
-        return rows.delete(self._database, "provider_keys", id, PREFIX, _CLEARED, self._audit)
+        return rows.delete("provider_keys", id, PREFIX, _CLEARED, self._audit)
 
     def secrets(self, provider: str) -> tuple[str, ...]:
         """Return the secrets of a provider's keys that are not disabled, the newest first.
@@ -162,7 +164,7 @@ class ProviderKeyStore:
         if not sealed:
             return ()
         sealer = self._required_sealer()
-        return tuple(sealer.open(item, PREFIX + public_id) for public_id, item in sealed)
+        return tuple(sealer.open(item, _bound(public_id, provider)) for public_id, item in sealed)
 
     def providers(self) -> tuple[str, ...]:
         """Return the providers that have a key here that is not disabled."""
@@ -175,8 +177,8 @@ class ProviderKeyStore:
             WrongSecret: one does not open.
         """
         found = self._database.read(_sealed_rows)
-        for public_id, _, item, _ in found:
-            self._required_sealer().open(item, PREFIX + public_id)
+        for public_id, provider, item, _ in found:
+            self._required_sealer().open(item, _bound(public_id, provider))
         return len(found)
 
     def rekey(self, old: Sealer) -> int:
@@ -190,10 +192,10 @@ class ProviderKeyStore:
         """
         sealer = self._required_sealer()
         changed = 0
-        for public_id, _, item, _ in self._database.read(_sealed_rows):
+        for public_id, provider, item, _ in self._database.read(_sealed_rows):
             if item.master == sealer.master:
                 continue
-            again = sealer.rewrap(item, PREFIX + public_id, old)
+            again = sealer.rewrap(item, _bound(public_id, provider), old)
             changed += self._database.write(_replacing(public_id, item, again))
         return changed
 
@@ -209,12 +211,12 @@ class ProviderKeyStore:
         self._sealed = (tag, grouped)
         return grouped
 
-    def _seal(self, secret: object, public_id: str) -> dict[str, Any]:
+    def _seal(self, secret: object, public_id: str, provider: str) -> dict[str, Any]:
         if not isinstance(secret, str) or not secret or len(secret) > LONGEST_SECRET:
             raise ValueError("secret: empty, too long or no text")
         if not (secret.isascii() and secret.isprintable()) or " " in secret:
             raise ValueError("secret: has characters that cannot be sent in a header")
-        sealed = self._required_sealer().seal(secret, PREFIX + public_id)
+        sealed = self._required_sealer().seal(secret, _bound(public_id, provider))
         return {
             "redacted": redacted_secret(secret),
             "master": sealed.master,
@@ -232,11 +234,17 @@ class ProviderKeyStore:
     ) -> ProviderKey:
         def work(connection: Connection) -> ProviderKey:
             changed = {**row, "updated_at": rows.now()}
-            rows.update(connection, "provider_keys", public_id, changed)
+            if not rows.update(connection, "provider_keys", public_id, changed):
+                raise KeyError(PREFIX + public_id)
             self._audit.record(connection, action, PREFIX + public_id, told)
             return _present(connection, public_id)
 
-        return self._database.write(work)
+        return self._audit.write(work)
+
+
+def _bound(public_id: str, provider: str) -> str:
+    """Return what a secret is bound to: moved to another record or provider it does not open."""
+    return f"{PREFIX}{public_id} of {provider}"
 
 
 def redacted_secret(secret: str) -> str:

@@ -128,7 +128,6 @@ def update(connection: Connection, table: str, id_: str, row: dict[str, Any]) ->
 
 
 def delete(
-    database: Database,
     table: str,
     id_: str,
     prefix: str,
@@ -151,4 +150,4 @@ def delete(
             audit.record(connection, "delete", id_, {})
         return found
 
-    return database.write(work)
+    return audit.write(work)

@@ -13,12 +13,16 @@ from threading import Lock
 from typing import TypeVar
 from weakref import WeakSet
 
+from .._forks import ForkGate
 from ..errors import StoreUnavailable
 from .change import ChangeWord
 from .database import Migrations
 from .schema import MIGRATIONS
 
 T = TypeVar("T")
+
+# A fork while another thread is inside SQLite would leave SQLite's own locks taken in the child.
+_gate = ForkGate()
 
 BUSY_SECONDS = 2.0
 """How long a request may wait for the records."""
@@ -105,7 +109,10 @@ class SQLiteDatabase:
             raise AssertionError("the changes of this database are not announced")
         if self._polling_pid != os.getpid():
             self._start_polling()
-        return self._identity(), self._word.read(), self._unannounced
+        try:
+            return self._identity(), self._word.read(), self._unannounced
+        except OSError as error:
+            raise StoreUnavailable(f"the word of {self.path} is gone: {error}") from error
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on a connection, outside a transaction.
@@ -163,13 +170,14 @@ class SQLiteDatabase:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection of this process; one that failed is not lent again."""
         try:
-            connection = self._take()
-            try:
-                yield connection
-            except BaseException:
-                connection.close()
-                raise
-            self._give_back(connection)
+            with _gate:
+                connection = self._take()
+                try:
+                    yield connection
+                except BaseException:
+                    connection.close()
+                    raise
+                self._give_back(connection)
         except sqlite3.Error as error:
             # SQLite's messages name tables and states, never values.
             raise StoreUnavailable(f"the store {self.path} gave no answer: {error}") from error
@@ -223,6 +231,8 @@ class SQLiteDatabase:
             # Made before SQLite opens it, so that nobody else can read it even for a moment;
             # SQLite gives -wal and -shm the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            for suffix in ("", "-wal", "-shm", "-word"):
+                _tighten(self.path + suffix)
             if self._announced:
                 self._word = ChangeWord(f"{self.path}-word")
         except OSError as error:
@@ -277,7 +287,8 @@ class SQLiteDatabase:
         seen: object = None
         while not self._stop.is_set():
             try:
-                found: object = (self._identity(), self._data_version())
+                with _gate:
+                    found: object = (self._identity(), self._data_version())
             except (sqlite3.Error, StoreUnavailable):
                 # Whoever asks for a key is told; here it only counts as a change.
                 found = None
@@ -316,6 +327,16 @@ class SQLiteDatabase:
         self._pool_of = None
         self._lock = Lock()
         self._stop = threading.Event()
+
+
+def _tighten(path: str) -> None:
+    """Take from group and others what an older file (a copy made by hand) gives them."""
+    try:
+        mode = os.stat(path).st_mode & 0o777
+    except FileNotFoundError:
+        return
+    if mode & 0o077:
+        os.chmod(path, mode & 0o700)
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from ..errors import StoreUnavailable
 from ..keys.sealing import Sealer
 from .admin_tokens import AdminTokenStore
 from .audit import AuditLog
@@ -50,8 +53,12 @@ class Store:
         Raises:
             StoreUnavailable: they cannot be written, or a file is there already.
         """
+        used = f"{path}{USAGE_SUFFIX}"
+        for file in (path, used):
+            if os.path.exists(file):
+                raise StoreUnavailable(f"{file} is there already")
         self._database.backup(path)
-        self.usage.backup(f"{path}{USAGE_SUFFIX}")
+        self.usage.backup(used)
 
     def rekey(self, old: str) -> int:
         """Seal everything with this store's secret instead of `old`; return how many secrets.

@@ -76,6 +76,7 @@ class UsageStore:
         self._merger_pid = 0
         self._stop = threading.Event()
         self._last_seconds: dict[str, int] = {}
+        self._merge_fds: set[int] = set()
         _stores.add(self)
 
     def book(
@@ -111,8 +112,8 @@ class UsageStore:
             _ROW,
             rows.now(),
             _kept(request_id),
-            key_id,
-            provider,
+            None if key_id is None else _kept(key_id),
+            None if provider is None else _kept(provider),
             None if model is None else _kept(model),
             _kept(path),
             status,
@@ -140,7 +141,7 @@ class UsageStore:
         """Return when each of the keys last let a request in; a key without is left out."""
         if not key_ids:
             return {}
-        self.merge()
+        self._merge_a_little()
         marks = ", ".join("?" * len(key_ids))
         statement = f"SELECT key_id, at FROM last_used WHERE key_id IN ({marks})"  # noqa: S608
         found = self._database.read(lambda c: c.execute(statement, list(key_ids)).fetchall())
@@ -205,6 +206,16 @@ class UsageStore:
                 while self._merge_one(path):
                     pass
 
+    def _merge_a_little(self) -> None:
+        """Merge, unless another process does it already; it is not waited for."""
+        if not os.path.isdir(self._journal.directory):
+            return
+        with self._merging(wait=0.0) as mine:
+            deadline = time.monotonic() + WAIT_SECONDS / 2
+            for path in journals(self._journal.directory) if mine else ():
+                while time.monotonic() < deadline and self._merge_one(path):
+                    pass
+
     def close(self) -> None:
         """Let go of the journal and the connections of this process."""
         self._stop.set()
@@ -228,7 +239,7 @@ class UsageStore:
                 ).fetchone()
                 start = known[0] if known else 0
                 found, end = read_rows(path, start, _MOST_READ)
-                _insert(connection, found)
+                _insert(connection, [row for row in found if _is_sound(row)])
                 connection.execute(
                     "INSERT INTO journals VALUES (?, ?) "
                     "ON CONFLICT (name) DO UPDATE SET read = excluded.read",
@@ -247,21 +258,25 @@ class UsageStore:
         return end > start
 
     @contextmanager
-    def _merging(self) -> Iterator[None]:
-        """Be the one process of the machine that merges."""
+    def _merging(self, wait: float = WAIT_SECONDS) -> Iterator[bool]:
+        """Be the one process of the machine that merges; without a wait, tell whether it is."""
         lock = os.path.join(self._journal.directory, "lock")
         try:
             fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreUnavailable(f"the journals cannot be reached: {error}") from error
+        self._merge_fds.add(fd)
         try:
-            deadline = time.monotonic() + WAIT_SECONDS
-            while not _try_lock(fd):
+            deadline = time.monotonic() + wait
+            locked = _try_lock(fd)
+            while wait and not locked:
                 if time.monotonic() > deadline:
                     raise StoreUnavailable("another process holds the journals")
                 time.sleep(0.005)
-            yield
+                locked = _try_lock(fd)
+            yield locked
         finally:
+            self._merge_fds.discard(fd)
             os.close(fd)
 
     def _start_merging(self) -> None:
@@ -279,6 +294,9 @@ class UsageStore:
     def _forget(self) -> None:
         """In a forked child: begin a journal of its own."""
         self._journal.forget()
+        while self._merge_fds:
+            # The parent's lock lives as long as any copy of its descriptor.
+            os.close(self._merge_fds.pop())
         self._stop = threading.Event()
         self._last_seconds = {}
 
@@ -296,6 +314,20 @@ def _sum(by: str, row: Sequence[Any]) -> dict[str, Any]:
     names = ("requests", "input_tokens", "output_tokens", "cached_input_tokens")
     figures = {name: int(value) for name, value in zip(names, row[1:5], strict=True)}
     return {by: row[0], **figures, "cost": None if row[5] is None else int(row[5]) / NANO}
+
+
+def _is_sound(row: list[Any]) -> bool:
+    """Whether a row is of the form that was written; one that is not would stop all others."""
+    if row[0] == _USED:
+        kinds: tuple[Any, ...] = (str, str, int)
+    else:
+        text = (str, type(None))
+        number = (int, type(None))
+        kinds = (str, int, str, text, text, text, str, *(int,) * 5, number, int, number)
+    sound = len(row) == len(kinds) and all(map(isinstance, row, kinds))
+    if not sound:
+        logger.error("a row of the journal is none of ours and was left out")
+    return sound
 
 
 def _insert(connection: Connection, found: list[list[Any]]) -> None:

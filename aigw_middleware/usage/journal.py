@@ -42,7 +42,7 @@ class Journal:
         """
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            if self._fd < 0 or self._size > LARGEST:
+            if self._fd < 0 or self._size > LARGEST or not os.fstat(self._fd).st_nlink:
                 self._open()
             written = os.write(self._fd, line)
             self._size += written
@@ -56,9 +56,10 @@ class Journal:
         name = f"{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}"
         path = os.path.join(self.directory, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
-        # Held for as long as this process may still write to it.
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Locked, for as long as this process may still write to it, before any merger sees it.
+        self._fd = os.open(f"{path}.new", flags, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        os.rename(f"{path}.new", path)
         self._size = 0
 
     def _close(self) -> None:

@@ -1,0 +1,471 @@
+"""Counts that all processes of one machine share, in a memory-mapped file without a server.
+
+LMDB's own writer lock has no bound: with its holder stopped the next writer would wait for ever.
+So there is a lock of ours in front, `flock` with a deadline, and LMDB is told to take none. A
+writer that is killed leaves nothing locked (the kernel lets go of its flock) and nothing half
+done (LMDB's transactions).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import struct
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import lmdb
+
+from .. import _native
+from ..errors import StoreUnavailable
+from ..limits.calendar import Calendar
+from ..limits.states import ARITHMETIC, Moment, Rule, State
+from .engine import DEADLINE, Count, Decision, Demand, Settlement, new_lease
+from .memory import count_of, moment
+
+logger = logging.getLogger(__name__)
+
+FIRST_SIZE = 16 * 1024 * 1024
+"""Bytes of the map at first; it doubles when it is full."""
+LOOK_SECONDS = 0.1
+"""How long it may take until a file that was removed is noticed."""
+SAVE_SECONDS = 10.0
+"""How much of the counts a power loss or a reboot may lose."""
+_YIELDS = 20
+_NAP = 50e-6
+_LONGEST_NAME = 400
+_HEAD = struct.Struct("=qqqq")
+_CLOCK = b"\0clock"
+_KINDS = tuple(ARITHMETIC)
+
+
+class LMDBCounters:
+    """Counts in a directory of this machine.
+
+    The live file is named by the kernel's boot: after a reboot the copy that was saved last is
+    taken over as if no time had passed, so nothing that it holds is given back early.
+
+    Args:
+        directory: where the files are; made, for its owner alone, where there is none.
+        clock: returns microseconds that never step back, also while the machine sleeps.
+        wall_clock: returns microseconds since 1970.
+
+    Raises:
+        StoreUnavailable: the directory cannot be used.
+    """
+
+    shared = True
+    native = True
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        clock: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
+        wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._directory = os.path.abspath(directory)
+        self._path = os.path.join(self._directory, f"counters-{_boot_id()}")
+        self._saved = os.path.join(self._directory, "counters-saved")
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self.closed = False
+        self._reset()
+        _engines.add(self)
+        try:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _unavailable(f"{self._directory} cannot be made: {error.strerror}") from error
+        with self._transaction():
+            pass
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} in {self._directory}>"
+
+    def _reset(self) -> None:
+        self._thread_lock = _native.allocate_lock()
+        self._environment: Any = None
+        self._lock_fd = -1
+        self._identity: tuple[int, int] | None = None
+        self._looked = 0.0
+        self._offset = 0
+        self._cursor = b""
+        self._saver_pid = 0
+
+    def reserve(self, demands: Sequence[Demand]) -> Decision:
+        """Meet all demands or none."""
+        with self._transaction() as transaction:
+            present = self._now()
+            found = []
+            for demand in demands:
+                key = _key(demand.name)
+                state = _read(transaction.get(key))
+                when = self._at(present, demand.calendar)
+                kind = ARITHMETIC[demand.rule.kind]
+                if not kind.admits(state, demand.rule, when, demand.units):
+                    return self._told(transaction, demands, present)
+                found.append((key, state, when, kind))
+            marks, outcomes = [], []
+            for demand, (key, state, when, kind) in zip(demands, found, strict=True):
+                rule = demand.rule
+                lease = new_lease() if rule.kind == "leases" else 0
+                marks.append(kind.take(state, rule, when, demand.units, lease))
+                outcomes.append(kind.outcome(state, rule, when, 0))
+                transaction.put(key, _written(state, rule, when))
+            self._sweep(transaction, present)
+            return Decision(True, outcomes, marks)
+
+    def test(self, demands: Sequence[Demand]) -> Decision:
+        """Tell what `reserve` would answer, spending nothing."""
+        with self._transaction() as transaction:
+            told = self._told(transaction, demands, self._now())
+        admitted = all(outcome.wait == 0 for outcome in told.outcomes)
+        return Decision(admitted, told.outcomes, [])
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Count what was used in the place of what was reserved."""
+        known = []
+        with self._transaction() as transaction:
+            present = self._now()
+            for demand, mark, used in settlements:
+                rule, key = demand.rule, _key(demand.name)
+                state = _read(transaction.get(key))
+                when = self._at(present, demand.calendar)
+                kind = ARITHMETIC[rule.kind]
+                kind.expire(state, rule, when)
+                known.append(kind.settle(state, rule, when, mark, demand.units, used))
+                if state:
+                    transaction.put(key, _written(state, rule, when))
+                else:
+                    transaction.delete(key)
+        return known
+
+    def counts(self, prefix: str = "") -> list[Count]:
+        """Return what is counted under the names that begin with `prefix`."""
+        with self._transaction() as transaction:
+            now = self._now().now
+            found = [
+                count_of(key.decode("utf-8", "replace"), _read(value), _rule_of(value), now)
+                for key, value in _entries(transaction, prefix)
+            ]
+        return [count for count in found if count is not None]
+
+    def reset(self, prefix: str = "") -> int:
+        """Forget those counts."""
+        with self._transaction() as transaction:
+            keys = [key for key, _ in _entries(transaction, prefix)]
+            for key in keys:
+                transaction.delete(key)
+        return len(keys)
+
+    def close(self) -> None:
+        """Save the counts and let go of the files."""
+        with self._locked():
+            self.closed = True
+            if self._environment is not None:
+                self._environment.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._reset()
+
+    def save(self) -> None:
+        """Copy the counts to the file that is taken over after a reboot."""
+        with self._locked():
+            environment = self._opened()
+            try:
+                with environment.begin(write=True) as transaction:
+                    transaction.put(_CLOCK, struct.pack("=q", self._now().now))
+                temporary = f"{self._saved}.new"
+                with open(temporary, "wb") as file:
+                    environment.copyfd(file.fileno())
+                    os.fsync(file.fileno())
+                os.replace(temporary, self._saved)
+            except (lmdb.Error, OSError) as error:
+                raise _unavailable(f"the counts cannot be saved: {error}") from error
+
+    def _now(self) -> Moment:
+        return Moment(self._clock() + self._offset)
+
+    def _at(self, present: Moment, calendar: Calendar | None) -> Moment:
+        return present if calendar is None else moment(present, calendar, self._wall_clock())
+
+    def _told(self, transaction: Any, demands: Sequence[Demand], present: Moment) -> Decision:
+        outcomes = []
+        for demand in demands:
+            state = _read(transaction.get(_key(demand.name)))
+            when = self._at(present, demand.calendar)
+            kind = ARITHMETIC[demand.rule.kind]
+            kind.expire(state, demand.rule, when)
+            outcomes.append(kind.outcome(state, demand.rule, when, demand.units))
+        return Decision(False, outcomes, [])
+
+    def _sweep(self, transaction: Any, present: Moment) -> None:
+        """Look at two records, in turn, and drop those that no longer count."""
+        with transaction.cursor() as cursor:
+            if not cursor.set_range(self._cursor):
+                self._cursor = b""
+                return
+            for _ in range(2):
+                key, value = cursor.key(), cursor.value()
+                gone = key[:1] != b"\0" and _HEAD.unpack_from(value)[0] <= present.now
+                more = cursor.delete() if gone else cursor.next()
+                if not more:
+                    self._cursor = b""
+                    return
+            self._cursor = cursor.key()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """Run a transaction under the lock; the map grows as it needs to."""
+        with self._locked():
+            environment = self._opened()
+            try:
+                with environment.begin(write=True) as transaction:
+                    yield transaction
+            except lmdb.MapFullError:
+                # What was done is undone; the next decision has room.
+                self._grow(environment)
+                raise _unavailable("the counts have just outgrown their file") from None
+            except lmdb.Error as error:
+                raise _unavailable(f"the counts in {self._directory}: {error}") from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock over threads and processes; nothing in here waits or logs."""
+        deadline = time.monotonic() + DEADLINE
+        if not self._thread_lock.acquire(timeout=DEADLINE):
+            raise _unavailable("another thread holds the counts")
+        try:
+            if self.closed:
+                raise _unavailable(f"the counts in {self._directory} are closed")
+            self._look()
+            fd = self._lock_file()
+            attempts = 0
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise _unavailable("another process holds the counts") from None
+                    attempts += 1
+                    if attempts > _YIELDS:
+                        _native.sleep(_NAP)
+                    else:
+                        os.sched_yield()
+            try:
+                yield
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
+
+    def _look(self) -> None:
+        """Notice that the files are no longer those that were opened."""
+        now = time.monotonic()
+        if self._identity is None or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        if _identity(self._path) == self._identity:
+            return
+        # Others may have made a new file, or nobody has: then there is nothing to count in.
+        if self._environment is not None:
+            self._environment.close()
+        os.close(self._lock_fd)
+        self._environment, self._lock_fd, self._identity = None, -1, None
+
+    def _lock_file(self) -> int:
+        if self._lock_fd < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            try:
+                self._lock_fd = os.open(f"{self._path}.lock", flags, 0o600)
+            except OSError as error:
+                raise _unavailable(f"{self._directory} cannot be used: {error.strerror}") from error
+        return self._lock_fd
+
+    def _opened(self) -> Any:
+        """Return the environment of this process; the lock is held."""
+        if self._environment is None:
+            self._environment = self._open()
+            self._identity = _identity(self._path)
+            self._looked = time.monotonic()
+        if self._saver_pid != os.getpid():
+            self._saver_pid = os.getpid()
+            _native.start_thread(self._keep_saving)
+        return self._environment
+
+    def _open(self) -> Any:
+        known = os.path.exists(self._path)
+        if not known and os.path.exists(self._saved):
+            _copy(self._saved, self._path)
+        size = max(FIRST_SIZE, os.path.getsize(self._path) if os.path.exists(self._path) else 0)
+        try:
+            environment = lmdb.open(
+                self._path, subdir=False, lock=False, writemap=True, sync=False, metasync=False,
+                map_size=size, mode=0o600, max_dbs=0,
+            )  # fmt: skip
+        except (lmdb.Error, OSError) as error:
+            raise _unavailable(f"the counts in {self._directory}: {error}") from error
+        try:
+            self._allocate(size)
+            self._offset = self._clock_offset(environment)
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    def _allocate(self, size: int) -> None:
+        """Take the disk's space now: a mapped write without it would end the process."""
+        try:
+            fd = os.open(self._path, os.O_RDWR)
+            try:
+                os.posix_fallocate(fd, 0, size)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _unavailable(f"no space for the counts: {error.strerror}") from error
+
+    def _clock_offset(self, environment: Any) -> int:
+        """Return what is added to the clock, so that it goes on where a saved file ended.
+
+        It is kept in the file, so that all processes of this boot have the same.
+        """
+        name = b"\0offset-" + _boot_id().encode()
+        with environment.begin(write=True) as transaction:
+            known = transaction.get(name)
+            if known is not None:
+                return int(struct.unpack("=q", known)[0])
+            saved = transaction.get(_CLOCK)
+            offset = 0 if saved is None else struct.unpack("=q", saved)[0] - self._clock()
+            for key, _ in list(_control(transaction)):
+                transaction.delete(key)
+            transaction.put(name, struct.pack("=q", offset))
+            return int(offset)
+
+    def _grow(self, environment: Any) -> None:
+        size = environment.info()["map_size"] * 2
+        self._allocate(size)
+        environment.set_mapsize(size)
+
+    def _keep_saving(self) -> None:
+        pid = os.getpid()
+        while not self.closed and os.getpid() == pid:
+            _native.sleep(SAVE_SECONDS)
+            try:
+                age = time.time() - os.stat(self._saved).st_mtime
+            except OSError:
+                age = SAVE_SECONDS
+            if self.closed or age < SAVE_SECONDS / 2:
+                continue  # another process has just done it
+            try:
+                self.save()
+            except StoreUnavailable as error:
+                logger.error("%s", error)
+
+
+def _boot_id() -> str:
+    """Return what distinguishes this boot of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _key(name: str) -> bytes:
+    key = name.encode("utf-8", "surrogatepass")
+    if len(key) <= _LONGEST_NAME:
+        return key
+    return key[: _LONGEST_NAME - 32] + blake2b(key, digest_size=16).hexdigest().encode()
+
+
+def _read(value: bytes | None) -> State:
+    return array("q") if value is None else array("q", value[_HEAD.size :])
+
+
+def _written(state: State, rule: Rule, when: Moment) -> bytes:
+    expires = ARITHMETIC[rule.kind].expires(state, rule, when)
+    head = _HEAD.pack(expires, _KINDS.index(rule.kind), rule.amount, rule.window)
+    return head + state.tobytes()  # type: ignore[attr-defined,no-any-return]
+
+
+def _rule_of(value: bytes) -> Rule:
+    _, kind, amount, window = _HEAD.unpack_from(value)
+    return Rule(_KINDS[kind], amount, window, 1)
+
+
+def _entries(transaction: Any, prefix: str) -> Iterator[tuple[bytes, bytes]]:
+    beginning = prefix.encode("utf-8", "surrogatepass")
+    with transaction.cursor() as cursor:
+        if not cursor.set_range(beginning or b"\1"):
+            return
+        for key, value in cursor:
+            if not key.startswith(beginning):
+                return
+            yield bytes(key), bytes(value)
+
+
+def _control(transaction: Any) -> Iterator[tuple[bytes, bytes]]:
+    with transaction.cursor() as cursor:
+        if cursor.set_range(b"\0"):
+            for key, value in cursor:
+                if not key.startswith(b"\0"):
+                    return
+                yield bytes(key), bytes(value)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _copy(source: str, target: str) -> None:
+    """Take a saved file over; a copy that broke off is never taken for one."""
+    try:
+        data = Path(source).read_bytes()
+        temporary = f"{target}.new"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _unavailable("no space for the counts") from error
+        raise _unavailable(f"the saved counts cannot be read: {error.strerror}") from error
+
+
+def _unavailable(message: str) -> StoreUnavailable:
+    return StoreUnavailable(message, engine="counters")
+
+
+_engines: WeakSet[LMDBCounters] = WeakSet()
+# Kept for ever: LMDB must not be closed in a child that has inherited it.
+_inherited: list[Any] = []
+
+
+def _forget_all() -> None:
+    """In a forked child: let go of what is the parent's, and open anew when it is needed."""
+    for engine in list(_engines):
+        if engine._environment is not None:
+            _close_inherited(engine._environment)
+        if engine._lock_fd >= 0:
+            os.close(engine._lock_fd)
+        engine._reset()
+
+
+def _close_inherited(environment: Any) -> None:
+    # py-lmdb refuses to open a path twice in one process, and knows nothing of the fork.
+    environment.close()
+
+
+os.register_at_fork(after_in_child=_forget_all)

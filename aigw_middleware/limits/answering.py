@@ -1,0 +1,129 @@
+"""The answer to a request for which something is held: settled when it is closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ..denial import Denial
+from ..dialects import client_dialect
+from ..environ import USAGE, request_id
+from ..errors import LimitReached
+from .holding import Holding
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Head:
+    """What is known of an answer's head: its status (0 before it was begun) and its kind."""
+
+    __slots__ = ("is_events", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.is_events = False
+
+    def noting(self, start_response: StartResponse) -> StartResponse:
+        """Return a `start_response` that takes note of the head."""
+
+        def respond(
+            status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
+        ) -> object:
+            self.status = int(status[:3])
+            names = {name.lower(): value for name, value in headers}
+            kind = names.get("content-type", "").partition(";")[0].strip().lower()
+            self.is_events = (
+                kind == "text/event-stream"
+                and "content-length" not in names
+                and "content-encoding" not in names
+            )
+            if exc_info:
+                return start_response(status, headers, exc_info)
+            return start_response(status, headers)
+
+        return respond  # type: ignore[return-value]
+
+
+class HeldAnswer:
+    """The iterable of an app, for which something is held.
+
+    It ends when more is used than its limits give: an event stream with an error event, any
+    other answer by raising, on which the server aborts the connection.
+
+    Args:
+        iterable: the app's.
+        holding: what is held.
+        head: the answer's head.
+        environ: the request.
+        refusal: returns the refusal for a unit that is refused.
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable[bytes],
+        holding: Holding,
+        head: Head,
+        environ: WSGIEnvironment,
+        refusal: Callable[[str], Denial],
+    ) -> None:
+        self._iterable = iterable
+        self._holding = holding
+        self._head = head
+        self._environ = environ
+        self._refusal = refusal
+        self._ended: Denial | None = None
+        try:
+            self._next = iter(iterable).__next__
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> HeldAnswer:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._ended is not None:
+            if self._head.is_events:
+                raise StopIteration
+            raise LimitReached(self._ended.message)
+        if time.monotonic() > self._holding.good_until and not self._holding.take_again():
+            return self._end("concurrent", b"")
+        data = self._next()
+        usage = self._environ.get(USAGE)
+        if usage is not None:
+            unit = self._holding.outgrown_by(usage)
+            if unit is not None:
+                return self._end(unit, data)
+        return data
+
+    def _end(self, unit: str, data: bytes) -> bytes:
+        """Hand on what has come, and in an event stream say why no more does."""
+        self._ended = denial = self._refusal(unit)
+        self._close_iterable()  # the provider is not to go on for nobody
+        if not self._head.is_events:
+            if not data:
+                raise LimitReached(denial.message)
+            return data
+        dialect, environ = client_dialect(self._environ), self._environ
+        error = dialect.error(
+            denial.status, denial.code, denial.message, request_id(environ), denial.param
+        )
+        torn = data and not data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        event = dialect.error_event(environ.get("PATH_INFO", ""), error)
+        return data + (b"\n\n" if torn else b"") + event
+
+    def _close_iterable(self) -> None:
+        iterable, self._iterable = self._iterable, ()
+        close = getattr(iterable, "close", None)
+        if close is not None:
+            close()
+
+    def close(self) -> None:
+        """Close the app's iterable, and settle what is held."""
+        try:
+            self._close_iterable()
+        finally:
+            self._holding.close(self._head.status, self._environ.get(USAGE))

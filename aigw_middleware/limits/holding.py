@@ -1,0 +1,228 @@
+"""What is held for one request: units until its answer is closed, a slot while it lives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..counters.engine import DEADLINE, Demand, Engine, Settlement
+from ..counters.keeper import keeper_of
+from ..errors import StoreUnavailable
+from ..usage.figures import Figures, figures_of
+from ..usage.prices import Price
+from .grammar import CONCURRENT, REQUESTS, TOKENS, USD
+from .headers import Report
+from .states import LEASE, SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+
+class _Held(NamedTuple):
+    unit: str
+    demand: Demand
+    mark: int
+    price: Price | None
+    late: bool
+
+
+class Holding:
+    """The reservations of one request.
+
+    Args:
+        engine: where they are.
+
+    Attributes:
+        engine: the same.
+        output: the output tokens an answer that were reserved where the client named no cap.
+        late_reports: what was told of the limits that depend on the candidate.
+        good_until: the `time.monotonic()` until which its slots are known to be held.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._held: list[_Held] = []
+        self._closed = False
+        self._charged = Figures(0, 0, 0, 0, None)
+        self.output: int | None = None
+        self.late_reports: list[Report] = []
+        self.good_until = float("inf")
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def __del__(self) -> None:
+        # Some servers never call `close`: at least the slot must not wait for its lease's end.
+        if self._held and not self._closed:
+            self.close(200, None)
+
+    def add(self, unit: str, demand: Demand, mark: int, *, price: Price | None, late: bool) -> None:
+        """Hold what was reserved."""
+        self._held.append(_Held(unit, demand, mark, price, late))
+        if unit == CONCURRENT:
+            self.good_until = time.monotonic() + LEASE / SECOND - 2 * DEADLINE
+            keeper_of(self.engine).add(self)
+
+    def drop_late(self) -> None:
+        """Give back what the last candidate's attempt was reserved."""
+        late = [held for held in self._held if held.late]
+        if late:
+            self._free(late)
+        self._held = [held for held in self._held if not held.late]
+
+    def give_back(self) -> None:
+        """Give everything back: what is refused spends nothing."""
+        self._finish([Settlement(h.demand, h.mark, 0) for h in self._held])
+
+    def close(self, status: int, usage: Any) -> None:
+        """Settle to what was really used; harmless a second time.
+
+        Args:
+            status: the answer's; 0 where none was begun.
+            usage: what the answer has used, None where nobody tells: then all that was
+                reserved stays counted for an answer that succeeded, nothing for another.
+        """
+        if self._closed:
+            return
+        self._finish(list(self._settlements(status, usage)))
+
+    def renewals(self) -> list[Settlement]:
+        """Return what renews its slots."""
+        return [
+            Settlement(held.demand, held.mark, held.demand.units)
+            for held in self._held
+            if held.unit == CONCURRENT
+        ]
+
+    def renewed(self, *, known: bool) -> None:
+        """Take note of a renewal; False where the slots had expired."""
+        self.good_until = time.monotonic() + LEASE / SECOND - 2 * DEADLINE if known else 0.0
+
+    def take_again(self) -> bool:
+        """Take slots anew that have expired (after a pause of the process); whether it worked."""
+        expired = [held for held in self._held if held.unit == CONCURRENT]
+        try:
+            decision = self.engine.reserve([held.demand for held in expired])
+        except StoreUnavailable:
+            return False
+        if not decision.admitted:
+            return False
+        self._held = [held for held in self._held if held.unit != CONCURRENT]
+        for held, mark in zip(expired, decision.marks, strict=True):
+            self._held.append(held._replace(mark=mark))
+        self.renewed(known=True)
+        return True
+
+    def outgrown_by(self, usage: Any) -> str | None:
+        """Reserve more where an answer has used more than is held; the unit that is refused.
+
+        Asked while it streams; None where all that was used is covered.
+        """
+        figures = figures_of(usage)
+        if figures.output_tokens <= self._charged.output_tokens:
+            return None
+        self._charged = figures
+        more = [
+            held[0]._replace(demand=held[0].demand._replace(units=step))
+            for held in self._by_name()
+            if (step := _missing(held, figures))
+        ]
+        if not more:
+            return None
+        try:
+            decision = self.engine.reserve([held.demand for held in more])
+        except StoreUnavailable as error:
+            logger.error("counters unavailable while an answer streams: %s", error)
+            return None  # what it uses is settled at its end
+        if decision.admitted:
+            self._held += [
+                held._replace(mark=mark) for held, mark in zip(more, decision.marks, strict=True)
+            ]
+            return None
+        refused = [
+            held.unit for held, outcome in zip(more, decision.outcomes, strict=True) if outcome.wait
+        ]
+        return refused[0] if refused else more[0].unit
+
+    def _by_name(self) -> list[list[_Held]]:
+        """Return what is held, the reservations of one limit together."""
+        found: dict[str, list[_Held]] = {}
+        for held in self._held:
+            found.setdefault(held.demand.name, []).append(held)
+        return list(found.values())
+
+    def _free(self, held: list[_Held]) -> None:
+        try:
+            self.engine.settle([Settlement(one.demand, one.mark, 0) for one in held])
+        except StoreUnavailable as error:
+            logger.error("counters unavailable, units stay reserved: %s", error)
+
+    def _settlements(self, status: int, usage: Any) -> Iterator[Settlement]:
+        figures = None if usage is None else figures_of(usage)
+        for held in self._by_name():
+            unit = held[0].unit
+            if unit == REQUESTS:
+                continue
+            if unit == CONCURRENT:
+                yield from (Settlement(one.demand, one.mark, 0) for one in held)
+                continue
+            used = _used(held[0], figures) if figures is not None else None
+            if used is None:
+                if status < 400:
+                    continue  # nobody tells: all of it was used
+                used = 0
+            yield from _spread(held, used)
+
+    def _finish(self, settlements: list[Settlement]) -> None:
+        self._closed = True
+        if any(held.unit == CONCURRENT for held in self._held):
+            keeper_of(self.engine).remove(self)
+        self._held = []
+        if not settlements:
+            return
+        try:
+            self.engine.settle(settlements)
+        except StoreUnavailable as error:
+            # More than was used stays counted; a slot's lease ends by itself.
+            logger.error("counters unavailable, units stay reserved: %s", error)
+
+
+def _spread(held: list[_Held], used: int) -> Iterator[Settlement]:
+    """Settle the reservations of one limit: the first ones are used first, the last one pays."""
+    for one in held[:-1]:
+        share = min(used, one.demand.units)
+        used -= share
+        if share != one.demand.units:
+            yield Settlement(one.demand, one.mark, share)
+    last = held[-1]
+    if used != last.demand.units:
+        yield Settlement(last.demand, last.mark, used)
+
+
+def _missing(held: list[_Held], figures: Figures) -> int:
+    """Return how many units more than are held an answer needs, in steps; 0 for none."""
+    if held[0].unit not in TOKENS and held[0].unit != USD:
+        return 0
+    used = _used(held[0], figures)
+    units = sum(one.demand.units for one in held)
+    if used is None or used <= units:
+        return 0
+    return max(used - units, units // 8)
+
+
+def _used(held: _Held, figures: Figures) -> int | None:
+    """Return what an answer has used of a limit's unit; None where it cannot be told."""
+    if held.unit == USD:
+        if figures.cost is not None:
+            return figures.cost
+        if held.price is None:
+            return None
+        return held.price.cost(figures.input_tokens, figures.output_tokens)
+    if held.unit == "input_tokens":
+        return figures.input_tokens
+    if held.unit == "output_tokens":
+        return figures.output_tokens
+    return figures.input_tokens + figures.output_tokens

@@ -1,0 +1,110 @@
+"""What a request may use, before it has: bounds from its body, nothing sent or counted.
+
+A token is a byte at least, so the body's bytes bound its input tokens. What a body only refers to
+(a picture's address, a file, a stored answer) is bounded by what a model can read at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..body import whole
+from ..dialects import PLAIN, spoken
+from ..errors import BodyInvalid
+from ..model_rules import MAX_BODY_BYTES, requested_model
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+CONTEXT = 200_000
+"""Input tokens that a model is taken to read at most, where nobody knows better."""
+DEFAULT_OUTPUT = 4096
+"""Output tokens for which a request that names no cap is reserved, if so many are left."""
+LEAST_OUTPUT = 16
+"""Fewer are not worth asking a provider for."""
+BYTES_A_TOKEN = 8
+"""More bytes than this a token has hardly ever, so a body has at least so many tokens."""
+
+_REFERENCES = frozenset(
+    {
+        "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
+        "prompt_cache_id", "fileData", "file_data", "fileUri", "file_uri", "cachedContent",
+        "cached_content", "container", "vector_store_ids",
+    }
+)  # fmt: skip
+
+
+class Wanted(NamedTuple):
+    """What a request may use.
+
+    Attributes:
+        model: the model that it names; None for none.
+        input_tokens: at most.
+        least_input: at least.
+        output_tokens: at most; None where the client names no cap.
+        answers: how many answers it asks for.
+        cap: where a cap would be written into its body; empty where none can be.
+    """
+
+    model: str | None
+    input_tokens: int
+    least_input: int
+    output_tokens: int | None
+    answers: int = 1
+    cap: tuple[str, ...] = ()
+
+
+_NOTHING = Wanted(None, 0, 0, 0)
+_UNKNOWN = Wanted(None, 1, 0, 0)
+
+
+def wanted(environ: WSGIEnvironment) -> Wanted:
+    """Return what the request may use.
+
+    Raises:
+        BodyError: its body cannot be judged.
+    """
+    dialect, path = spoken(environ)
+    if environ.get("REQUEST_METHOD") in ("GET", "HEAD", "DELETE", "OPTIONS"):
+        return _NOTHING
+    if dialect is PLAIN:
+        return _UNKNOWN  # an app that tells what it used in `aigw.usage`
+    rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
+    if not dialect.needs_json.fullmatch(rest):
+        # Forms (audio, files) and whatever comes next: nobody has looked into them.
+        return Wanted(requested_model(dialect, rest, None), CONTEXT, 0, 0)
+    if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
+        raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
+    body = whole(environ, MAX_BODY_BYTES)
+    document = body.json()
+    model = requested_model(dialect, rest, document)
+    bound = max(1, body.size)
+    if _refers(document):
+        bound += CONTEXT
+    output = dialect.output(rest, document)
+    if output is None:
+        return Wanted(model, bound, body.size // BYTES_A_TOKEN, 0)
+    most = None if output.cap is None else output.cap * output.answers
+    least = 0 if bound > body.size + 1 else body.size // BYTES_A_TOKEN
+    return Wanted(model, bound, least, most, output.answers, output.path)
+
+
+def _refers(value: Any) -> bool:
+    """Whether something in the body stands for content that is not in it."""
+    if isinstance(value, dict):
+        if value.get("type") in ("url", "file") and "source" not in value and "url" in value:
+            return True
+        return any(
+            (name in _REFERENCES and not _is_inline(member)) or _refers(member)
+            for name, member in value.items()
+        )
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return False
+
+
+def _is_inline(member: Any) -> bool:
+    """Whether the member holds the content itself, or nothing."""
+    if isinstance(member, dict):
+        member = member.get("url", member.get("data", member))
+    return member is None or (isinstance(member, str) and member.startswith("data:"))

@@ -1,0 +1,97 @@
+"""What tokens cost, in whole nano-dollars.
+
+Prices that were given come first, then those of `genai-prices`, where it is installed (extra
+`prices`). A model that neither knows has no price, which is not the same as being free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from .figures import NANO
+
+MILLION = 10**6
+
+
+class Price(NamedTuple):
+    """The price of a model: USD for a million tokens."""
+
+    input: Decimal
+    output: Decimal
+
+    def cost(self, input_tokens: int, output_tokens: int) -> int:
+        """Return what so many tokens cost, in nano-dollars, rounded up."""
+        exact = (self.input * input_tokens + self.output * output_tokens) * (NANO // MILLION)
+        return int(exact.to_integral_value(rounding="ROUND_CEILING"))
+
+
+class Prices:
+    """The prices of models.
+
+    Args:
+        given: from `provider/model`, or a model alone, to USD a million (input, output) tokens.
+
+    Raises:
+        ValueError: a price is no pair of numbers of 0 and up.
+    """
+
+    def __init__(self, given: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"prices: must be a mapping, not {type(given).__name__}")
+        self._given = {_name(name): _price(name, pair) for name, pair in (given or {}).items()}
+
+    def of(self, provider: str | None, model: str | None) -> Price | None:
+        """Return the price of a model at a provider; None where nobody knows one."""
+        if model is None:
+            return None
+        named, slash, rest = model.partition("/")
+        names = [model.lower()]
+        if provider:
+            names.insert(0, f"{provider}/{model}".lower())
+        for name in names:
+            if name in self._given:
+                return self._given[name]
+        if slash and provider is None:
+            return _listed(named.lower(), rest.lower())
+        return _listed(provider, model.lower())
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"prices: {name!r} is no name of a model")
+    return name.lower()
+
+
+def _price(name: object, pair: object) -> Price:
+    try:
+        first, second = (Decimal(str(value)) for value in pair)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, InvalidOperation):
+        raise ValueError(
+            f"prices: {name!r}: must be USD a million (input, output) tokens"
+        ) from None
+    if not (first.is_finite() and second.is_finite() and first >= 0 and second >= 0):
+        raise ValueError(f"prices: {name!r}: a price is a number of 0 and up")
+    return Price(first, second)
+
+
+@lru_cache(maxsize=1024)
+def _listed(provider: str | None, model: str) -> Price | None:
+    """Return the price that `genai-prices` has (70 µs, so it is asked once a model)."""
+    try:
+        from genai_prices import Usage, calc_price
+    except ModuleNotFoundError:
+        return None
+    try:
+        prices = [
+            calc_price(usage, model_ref=model, provider_id=provider).total_price
+            for usage in (
+                Usage(input_tokens=MILLION),
+                Usage(input_tokens=0, output_tokens=MILLION),
+            )
+        ]
+    except LookupError:
+        return None
+    return Price(*prices)
