@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,7 @@ from hypothesis import settings
 from aigw_middleware.store import _opened
 
 from .postgres import PostgresServer, running_postgres
+from .redis_server import RedisServer, running_redis
 
 # Deadlines of single examples say more of the machine's other work than of the code.
 settings.register_profile("default", deadline=None, max_examples=100)
@@ -49,3 +51,14 @@ def url(request: pytest.FixtureRequest) -> str:
     """The URL of a store that is not there yet, of each engine."""
     found: str = request.getfixturevalue(f"{request.param}_url")
     return found
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test process."""
+    # Not in pytest's directory: a socket's path has 107 characters at most.
+    with (
+        TemporaryDirectory(prefix="aigw-redis-") as directory,
+        running_redis(Path(directory)) as server,
+    ):
+        yield server

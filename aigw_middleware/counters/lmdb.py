@@ -216,10 +216,12 @@ class LMDBCounters:
             for _ in range(2):
                 key, value = cursor.key(), cursor.value()
                 gone = key[:1] != b"\0" and _HEAD.unpack_from(value)[0] <= present.now
-                more = cursor.delete() if gone else cursor.next()
-                if not more:
-                    self._cursor = b""
-                    return
+                if gone:
+                    cursor.delete()  # and go to the next one
+                else:
+                    cursor.next()
+                if not cursor.key():  # that was the last one
+                    break
             self._cursor = cursor.key()
 
     @contextmanager

@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from .. import _native
 from ..limits.calendar import Calendar
-from ..limits.states import ARITHMETIC, LEASE, Moment, Rule, State
+from ..limits.states import ARITHMETIC, Moment, Rule, State
 from .engine import Count, Decision, Demand, Settlement, new_lease
 
 
@@ -63,12 +63,12 @@ class MemoryCounters:
             for (name, rule, units, calendar), state in zip(demands, states, strict=True):
                 when = present if calendar is None else self._at(present, calendar)
                 kind = ARITHMETIC[rule.kind]
-                if not state:
+                if name not in table:
                     self._make_room(present)
-                    table[name] = state, rule
                 lease = new_lease() if rule.kind == "leases" else 0
                 marks.append(kind.take(state, rule, when, units, lease))
                 outcomes.append(kind.outcome(state, rule, when, 0))
+                table[name] = state, rule
             return Decision(True, outcomes, marks)
 
     def test(self, demands: Sequence[Demand]) -> Decision:
@@ -144,8 +144,7 @@ class MemoryCounters:
         """
         for _ in range(min(2, len(self._table))):
             name, (state, rule) = self._table.popitem(last=False)
-            when = Moment(present.now, ends=1)  # a period's end is told by its next use
-            if state and ARITHMETIC[rule.kind].expires(state, rule, when) > present.now:
+            if state and ARITHMETIC[rule.kind].expires(state, rule, present) > present.now:
                 self._table[name] = state, rule
 
     def _new_lock(self) -> None:
@@ -162,9 +161,9 @@ def count_of(name: str, state: State, rule: Rule, now: int) -> Count | None:
     """Return what people are told of a state; None for one that has expired."""
     when = Moment(now)
     kind = ARITHMETIC[rule.kind]
-    if rule.kind != "period":
+    if rule.kind != "period":  # whose present beginning is not known here
         kind.expire(state, rule, when)
-    if not state:
+    if not state or kind.expires(state, rule, when) <= now:
         return None
     used = {
         "window": lambda: state[0],
@@ -172,8 +171,8 @@ def count_of(name: str, state: State, rule: Rule, now: int) -> Count | None:
         "period": lambda: state[1],
         "leases": lambda: len(state) // 2,
     }[rule.kind]()
-    expires = LEASE if rule.kind == "period" else kind.expires(state, rule, when) - now
-    return Count(name, rule.kind, used, max(0, expires)) if used else None
+    expires = kind.expires(state, rule, when) - now
+    return Count(name, rule.kind, used, expires) if used else None
 
 
 _engines: WeakSet[MemoryCounters] = WeakSet()

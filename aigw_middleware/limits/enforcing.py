@@ -162,6 +162,8 @@ class NamedLimits:
         """Reserve one step; without a cap of the client's as much output as is left."""
         late = chosen is self._late
         output = holding.output
+        if output is None and want is not None and want.output_tokens is None:
+            output = self._most_output(chosen, want, provider, model)
         prepared, decision = [], Decision(False, [], [])
         for _ in range(_ATTEMPTS):
             found = self._prepare(chosen, bucket, want, provider, model, output)
@@ -191,6 +193,23 @@ class NamedLimits:
                 with_cap(environ, want, output)
             holding.output = output
         return None
+
+    def _most_output(
+        self, chosen: Sequence[_Named], want: Wanted, provider: str | None, model: str | None
+    ) -> int:
+        """Return the tokens of an answer that the limits could give if all were free."""
+        output = DEFAULT_OUTPUT
+        for one in chosen:
+            limit = one.limit
+            if limit.unit == USD:
+                price = self._prices.of(provider, model)
+                if price is not None and price.output:
+                    rest = limit.most - price.cost(want.input_tokens, 0)
+                    output = min(output, rest // max(1, price.cost(0, want.answers)))
+            elif limit.unit in ("tokens", "output_tokens"):
+                fixed = want.input_tokens if limit.unit == "tokens" else 0
+                output = min(output, (limit.most - fixed) // want.answers)
+        return max(LEAST_OUTPUT, output)
 
     def _prepare(
         self,

@@ -191,12 +191,12 @@ class _Pace:
     def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
         self.expire(state, rule, when)
         ahead = state[0] - when.now if state else 0
-        return ahead + _takes(rule, units) <= rule.amount
+        return ahead + takes(rule, units) <= rule.amount
 
     def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
         if not state:
             state.append(when.now)
-        state[0] += _takes(rule, units)
+        state[0] += takes(rule, units)
         return 0
 
     def settle(
@@ -205,27 +205,27 @@ class _Pace:
         if used > units:
             self.take(state, rule, when, used - units, 0)
         elif state:
-            state[0] -= min(_takes(rule, units) - _takes(rule, used), state[0] - when.now)
+            state[0] -= min(takes(rule, units) - takes(rule, used), state[0] - when.now)
         return bool(state)
 
     def outcome(self, state: State, rule: Rule, when: Moment, units: int) -> Outcome:
         ahead = state[0] - when.now if state else 0
-        one = _takes(rule, 1)
+        one = takes(rule, 1)
         remaining = (rule.amount - ahead) // one
-        wait = ahead + _takes(rule, units) - rule.amount if units else 0
+        wait = ahead + takes(rule, units) - rule.amount if units else 0
         return Outcome(remaining, min(ahead, one), max(0, wait))
 
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
         return state[0] if state else 0
 
 
-def _takes(rule: Rule, units: int) -> int:
+def takes(rule: Rule, units: int) -> int:
     """Return how long units take at the rule's pace; rounded up, so that it is never faster."""
     return -(-units * rule.window // rule.pace)
 
 
 class _Period:
-    """State: when the period began (wall clock) and what was counted in it."""
+    """State: when the period began (wall clock), what was counted in it, when it ends (`now`)."""
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
         # A clock that is set back does not open a period anew.
@@ -240,6 +240,7 @@ class _Period:
         if not state:
             state.append(when.begins)
             state.append(0)
+            state.append(when.now + when.ends)
         state[1] += units
         return state[0]
 
@@ -258,7 +259,7 @@ class _Period:
         return Outcome(rule.amount - used, when.ends if used else 0, wait)
 
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
-        return when.now + when.ends if state else 0
+        return state[2] if state else 0
 
 
 class _Leases:

@@ -1,0 +1,203 @@
+"""Counts that many machines share, in Redis 6.2 and up or Valkey.
+
+One script call a decision, by the server's clock, which never runs backwards for a record. All
+keys have one hash tag, so that a cluster keeps them together. Nothing is retried: a call that
+was not answered in time may have been done, and then its units stay reserved until they leave
+their window, which errs on the side of the limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import StoreUnavailable
+from ..limits.states import ARITHMETIC, LEASE, Outcome, Rule, takes
+from .engine import DEADLINE, Count, Decision, Demand, Settlement, new_lease
+from .redis_script import SCRIPT
+
+logger = logging.getLogger(__name__)
+
+REST_SECONDS = 1.0
+"""How long a server that gave no answer is not asked again."""
+_TAG = "{aigw}:"
+_KINDS = tuple(ARITHMETIC)
+CONNECTIONS = 256
+
+
+class RedisCounters:
+    """Counts in a Redis database.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`, as redis-py reads them.
+        wall_clock: returns microseconds since 1970, by which calendars are looked up.
+
+    Raises:
+        ValueError: the URL cannot be read.
+    """
+
+    shared = True
+    native = False
+
+    def __init__(
+        self, url: str, *, wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000
+    ) -> None:
+        try:
+            self._client = redis.Redis.from_url(
+                url,
+                socket_timeout=DEADLINE,
+                socket_connect_timeout=DEADLINE,
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+                max_connections=CONNECTIONS,
+                decode_responses=False,
+            )
+            parts = urlsplit(url)
+            self._shown = f"{parts.scheme}://{parts.hostname or parts.path}"
+        except ValueError:
+            # Whatever it says may repeat a password.
+            raise ValueError("counters: the redis URL cannot be read") from None
+        self._script = self._client.register_script(SCRIPT)
+        self._wall_clock = wall_clock
+        self._resting_until = 0.0
+        self._checked = False
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self._shown}>"
+
+    def reserve(self, demands: Sequence[Demand]) -> Decision:
+        """Meet all demands or none."""
+        return self._decide("reserve", demands)
+
+    def test(self, demands: Sequence[Demand]) -> Decision:
+        """Tell what `reserve` would answer, spending nothing."""
+        return self._decide("test", demands)
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Count what was used in the place of what was reserved."""
+        if not settlements:
+            return []
+        keys = [_TAG + settlement.demand.name for settlement in settlements]
+        arguments: list[Any] = ["settle"]
+        for demand, mark, used in settlements:
+            arguments += self._arguments(demand, mark=mark, used=used)
+        with self._asking():
+            answer = self._script(keys=keys, args=arguments)
+        return [bool(known) for known in answer]
+
+    def counts(self, prefix: str = "") -> list[Count]:
+        """Return what is counted under the names that begin with `prefix`."""
+        with self._asking():
+            seconds, rest = self._client.time()
+            now = seconds * 1_000_000 + rest
+            keys = self._keys(prefix)
+            values: list[Any] = [self._client.get(key) for key in keys]
+        found = []
+        for key, value in zip(keys, values, strict=True):
+            count = _count(key.decode("utf-8", "replace").removeprefix(_TAG), value, now)
+            if count is not None:
+                found.append(count)
+        return found
+
+    def reset(self, prefix: str = "") -> int:
+        """Forget those counts."""
+        with self._asking():
+            keys = self._keys(prefix)
+            return sum(int(self._client.delete(key)) for key in keys)
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self.closed = True
+        self._client.close()
+
+    def _decide(self, what: str, demands: Sequence[Demand]) -> Decision:
+        keys = [_TAG + demand.name for demand in demands]
+        arguments: list[Any] = [what]
+        for demand in demands:
+            lease = new_lease() if demand.rule.kind == "leases" else 0
+            arguments += self._arguments(demand, mark=lease, used=0)
+        with self._asking():
+            answer = self._script(keys=keys, args=arguments)
+        outcomes = [
+            Outcome(*answer[position : position + 3]) for position in range(1, len(answer), 4)
+        ]
+        admitted = bool(answer[0])
+        marks = answer[4::4] if what == "reserve" and admitted else []
+        return Decision(admitted, outcomes, marks)
+
+    def _arguments(self, demand: Demand, *, mark: int, used: int) -> list[Any]:
+        """Return what the script gets of a demand, always as many."""
+        _, rule, units, calendar = demand
+        begins = ends = next_ends = 0
+        if calendar is not None:
+            begins, ends = calendar.period(self._wall_clock())
+            next_ends = calendar.period(ends).ends
+        costs = [0, 0, 0]
+        if rule.kind == "pace":
+            more = max(0, used - units)
+            costs = [takes(rule, units), takes(rule, 1), takes(rule, more or used)]
+        return [
+            _KINDS.index(rule.kind), rule.amount, rule.window, units, mark, used,
+            begins, ends, next_ends, *costs,
+        ]  # fmt: skip
+
+    def _keys(self, prefix: str) -> list[bytes]:
+        escaped = "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in _TAG + prefix)
+        return list(self._client.scan_iter(match=escaped + "*", count=1000))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ask the server, unless it has just given no answer."""
+        if time.monotonic() < self._resting_until:
+            raise self._unavailable("has just given no answer")
+        try:
+            if not self._checked:
+                self._check()
+            yield
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            self._resting_until = time.monotonic() + REST_SECONDS
+            self._checked = False
+            raise self._unavailable(f"gave no answer ({type(error).__name__})") from None
+        except redis.RedisError as error:
+            # READONLY, OOM, BUSY, NOPERM, LOADING: the first word tells.
+            raise self._unavailable(f"refused ({str(error).partition(' ')[0][:40]})") from None
+
+    def _check(self) -> None:
+        """Look whether the server may forget counts to make room, which would lift a limit."""
+        self._checked = True
+        try:
+            found = self._client.config_get("maxmemory*")
+        except (redis.ResponseError, redis.exceptions.NoPermissionError):
+            return  # many hosted servers don't tell
+        policy = str(found.get("maxmemory-policy", "noeviction"))
+        if policy != "noeviction" and str(found.get("maxmemory", "0")) != "0":
+            logger.warning(
+                "%s evicts keys (maxmemory-policy %s): limits are lifted where it does; use "
+                "noeviction", self._shown, policy,
+            )  # fmt: skip
+
+    def _unavailable(self, what: str) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._shown} {what}", engine="counters")
+
+
+def _count(name: str, value: bytes | None, now: int) -> Count | None:
+    if value is None:
+        return None
+    kind, last, *state = (int(number) for number in value.decode().split(","))
+    now = max(now, last)
+    from .memory import count_of
+
+    # Its window is not kept with it: what has left it is told as long as the record lives.
+    rule = Rule(_KINDS[kind], 0, LEASE, 1)
+    if rule.kind == "window":
+        return Count(name, "window", state[0], 0) if state and state[0] else None
+    return count_of(name, state, rule, now)

@@ -1,0 +1,260 @@
+"""The twin of `limits.states` in Lua, for one atomic step in Redis.
+
+Numbers are doubles there: whole ones are exact up to 2 to the 53rd, so products are taken apart,
+and what Python can count in larger numbers (the cost of a pace's units) comes as an argument.
+
+A record is a string of numbers: its kind, the greatest time that it has seen, its state.
+"""
+
+from __future__ import annotations
+
+SCRIPT = r"""
+local what = ARGV[1]
+local clock = redis.call('TIME')
+local wall = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local SLOTS, LEASE, SECOND = 60, 30000000, 1000000
+
+local function slot_of(now, window)
+  local whole = math.floor(now / window)
+  return whole * SLOTS + math.floor((now - whole * window) * SLOTS / window)
+end
+
+local function gone_at(slot, window)
+  local after = slot + SLOTS + 1
+  local whole = math.floor(after / SLOTS)
+  return whole * window + math.ceil((after - whole * SLOTS) * window / SLOTS)
+end
+
+-- Each kind: admits (after expiring), take, settle, outcome, expires. s is the state.
+local window = {}
+function window.expire(s, d)
+  if #s < 2 then return end
+  local oldest = slot_of(d.now, d.window) - SLOTS
+  local kept, position = {s[1]}, 2
+  while position <= #s and s[position] < oldest do
+    kept[1] = kept[1] - s[position + 1]
+    position = position + 2
+  end
+  if position == 2 then return end
+  for i = position, #s do kept[#kept + 1] = s[i] end
+  for i = 1, math.max(#s, #kept) do s[i] = kept[i] end
+end
+function window.fits(s, d) return (s[1] or 0) + d.units <= d.amount end
+function window.add(s, d, units)
+  local slot = slot_of(d.now, d.window)
+  if #s == 0 then
+    s[1] = 0
+  elseif #s > 1 and s[#s - 1] >= slot then
+    s[#s] = s[#s] + units
+    s[1] = s[1] + units
+    return s[#s - 1]
+  end
+  s[#s + 1] = slot
+  s[#s + 1] = units
+  s[1] = s[1] + units
+  return slot
+end
+function window.take(s, d) return window.add(s, d, d.units) end
+function window.settle(s, d)
+  local more = d.used - d.units
+  if more > 0 then
+    window.add(s, d, more)
+    return 1
+  end
+  for i = 2, #s, 2 do
+    if s[i] == d.mark then
+      local back = math.min(-more, s[i + 1])
+      s[i + 1] = s[i + 1] - back
+      s[1] = s[1] - back
+      return 1
+    end
+  end
+  return 0
+end
+function window.outcome(s, d, units)
+  local total, wait, reset = s[1] or 0, 0, 0
+  if #s > 1 then reset = math.max(0, gone_at(s[2], d.window) - d.now) end
+  if units > 0 then
+    local excess = total + units - d.amount
+    for i = 2, #s, 2 do
+      if excess <= 0 then break end
+      excess = excess - s[i + 1]
+      wait = gone_at(s[i], d.window) - d.now
+    end
+  end
+  return d.amount - total, reset, math.max(0, wait)
+end
+function window.expires(s, d)
+  if #s > 1 then return gone_at(s[#s - 1], d.window) end
+  return 0
+end
+
+local pace = {}
+function pace.expire(s, d) if s[1] and s[1] <= d.now then s[1] = nil end end
+function pace.ahead(s, d) return s[1] and s[1] - d.now or 0 end
+function pace.fits(s, d) return pace.ahead(s, d) + d.cost <= d.amount end
+function pace.take(s, d)
+  s[1] = (s[1] or d.now) + d.cost
+  return 0
+end
+function pace.settle(s, d)
+  if d.used > d.units then
+    s[1] = (s[1] or d.now) + d.cost_used
+  elseif s[1] then
+    s[1] = s[1] - math.min(d.cost - d.cost_used, s[1] - d.now)
+  end
+  return s[1] and 1 or 0
+end
+function pace.outcome(s, d, units)
+  local ahead = pace.ahead(s, d)
+  local wait = units > 0 and ahead + d.cost - d.amount or 0
+  return math.floor((d.amount - ahead) / d.one), math.min(ahead, d.one), math.max(0, wait)
+end
+function pace.expires(s, d) return s[1] or 0 end
+
+local period = {}
+function period.expire(s, d)
+  if s[1] and d.begins > s[1] then s[1] = nil; s[2] = nil; s[3] = nil end
+end
+function period.fits(s, d) return (s[2] or 0) + d.units <= d.amount end
+function period.add(s, d, units)
+  if not s[1] then s[1] = d.begins; s[2] = 0; s[3] = d.now + d.ends end
+  s[2] = s[2] + units
+  return s[1]
+end
+function period.take(s, d) return period.add(s, d, d.units) end
+function period.settle(s, d)
+  if d.used > d.units then
+    period.add(s, d, d.used - d.units)
+  elseif s[1] == d.mark then
+    s[2] = s[2] - math.min(d.units - d.used, s[2])
+  end
+  return s[1] and 1 or 0
+end
+function period.outcome(s, d, units)
+  local used = s[2] or 0
+  local wait = 0
+  if units > 0 and used + units > d.amount then wait = d.ends end
+  return d.amount - used, used > 0 and d.ends or 0, wait
+end
+function period.expires(s, d) return s[3] or 0 end
+
+local leases = {}
+function leases.expire(s, d)
+  local kept = {}
+  for i = 1, #s, 2 do
+    if s[i + 1] > d.now then
+      kept[#kept + 1] = s[i]
+      kept[#kept + 1] = s[i + 1]
+    end
+  end
+  for i = 1, #s do s[i] = kept[i] end
+end
+function leases.fits(s, d) return #s / 2 + d.units <= d.amount end
+function leases.take(s, d)
+  s[#s + 1] = d.mark
+  s[#s + 1] = d.now + LEASE
+  return d.mark
+end
+function leases.settle(s, d)
+  for i = 1, #s, 2 do
+    if s[i] == d.mark then
+      if d.used == d.units then
+        s[i + 1] = d.now + LEASE
+      else
+        table.remove(s, i)
+        table.remove(s, i)
+      end
+      return 1
+    end
+  end
+  return 0
+end
+function leases.outcome(s, d, units)
+  local held = #s / 2
+  return d.amount - held, 0, units > 0 and held + units > d.amount and SECOND or 0
+end
+function leases.expires(s, d)
+  local last = 0
+  for i = 2, #s, 2 do last = math.max(last, s[i]) end
+  return last
+end
+
+local kinds = {[0] = window, [1] = pace, [2] = period, [3] = leases}
+
+local function load(key)
+  local numbers = {}
+  local text = redis.call('GET', key)
+  if text then
+    for number in string.gmatch(text, '[^,]+') do numbers[#numbers + 1] = tonumber(number) end
+    table.remove(numbers, 1)
+    return table.remove(numbers, 1), numbers
+  end
+  return 0, numbers
+end
+
+local loaded = {}
+local demands = {}
+for i, key in ipairs(KEYS) do
+  local at = 1 + (i - 1) * 12
+  local function argument(n) return tonumber(ARGV[at + n]) end
+  local d = {
+    key = key, kind = argument(1), amount = argument(2), window = argument(3),
+    units = argument(4), mark = argument(5), used = argument(6), begins = argument(7),
+    cost = argument(10), one = argument(11), cost_used = argument(12),
+  }
+  local record = loaded[key]
+  if not record then
+    local seen, state = load(key)
+    record = {now = math.max(seen, wall), state = state}
+    loaded[key] = record
+  end
+  d.now, d.state = record.now, record.state
+  local ends = argument(8)
+  if d.now >= ends then d.begins = ends; ends = argument(9) end
+  d.ends = ends - d.now
+  kinds[d.kind].expire(d.state, d)
+  demands[i] = d
+end
+
+local function keep(d)
+  if #d.state == 0 then
+    redis.call('DEL', d.key)
+    return
+  end
+  local texts = {string.format('%.0f', d.kind), string.format('%.0f', d.now)}
+  for _, number in ipairs(d.state) do texts[#texts + 1] = string.format('%.0f', number) end
+  local left = kinds[d.kind].expires(d.state, d) - d.now
+  local milliseconds = math.max(1, math.ceil(left / 1000)) + 1000
+  redis.call('SET', d.key, table.concat(texts, ','), 'PX', milliseconds)
+end
+
+if what == 'settle' then
+  local answer = {}
+  for i, d in ipairs(demands) do
+    answer[i] = kinds[d.kind].settle(d.state, d)
+    keep(d)
+  end
+  return answer
+end
+
+local admitted = 1
+for _, d in ipairs(demands) do
+  if not kinds[d.kind].fits(d.state, d) then admitted = 0 end
+end
+local answer = {admitted}
+for _, d in ipairs(demands) do
+  local mark, units = 0, d.units
+  if what == 'reserve' and admitted == 1 then
+    mark = kinds[d.kind].take(d.state, d)
+    units = 0
+    keep(d)
+  end
+  local remaining, reset, wait = kinds[d.kind].outcome(d.state, d, units)
+  answer[#answer + 1] = remaining
+  answer[#answer + 1] = reset
+  answer[#answer + 1] = wait
+  answer[#answer + 1] = mark
+end
+return answer
+"""
