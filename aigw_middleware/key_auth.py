@@ -17,6 +17,7 @@ from ._addresses import NetworkSet, address_of, header_name
 from ._headers import misnamed
 from ._options import several
 from ._paths import PathPatterns
+from ._saying import OnceAMinute
 from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
 from .dialects import PLAIN, spoken
@@ -129,6 +130,7 @@ class KeyAuth(LimitedGate):
         if not self._headers and query_parameter is None:
             raise ValueError("headers: empty, and no query_parameter: no key could be presented")
         self._counters = resolve_counters(counters)
+        self._said = OnceAMinute(logger)
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Return what is against the request, spending nothing and taking nothing out."""
@@ -190,6 +192,7 @@ class KeyAuth(LimitedGate):
         try:
             key = self._keys.verify(tokens.pop(), endpoint=self._endpoint)
         except StoreUnavailable as error:
+            self._said.error("records unavailable, requests are refused: %s", error)
             return store_denial(error)
         # Judged here too, whatever kind of `keys` the record comes from.
         if key is None or not key.is_live(datetime.now(UTC)) or not self._is_for_here(key):
@@ -205,6 +208,7 @@ class KeyAuth(LimitedGate):
         try:
             return self.spend(limits, self._counters, key.id, environ, self.app)
         except StoreUnavailable as error:
+            self._said.error("counters unavailable, requests are refused: %s", error)
             return store_denial(error)
 
     def _take_out(self, environ: WSGIEnvironment) -> None:

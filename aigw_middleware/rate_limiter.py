@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ._addresses import address_of, header_name
+from ._saying import OnceAMinute
 from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
 from .environ import CLAIMS, KEY
@@ -37,25 +38,33 @@ class RateLimiter(LimitedGate):
 
         app = RateLimiter(app, ["10/s", "1000/day"], by="key")
 
-    A window slides: in no span of its length are more requests admitted than the limit, over
-    all threads, and one comes back at the latest a sixtieth of the window after it has left
-    it. All limits of one limiter are counted in one step or none is; what is refused spends
-    nothing. Every answer tells what is left in `RateLimit` and `RateLimit-Policy`, and in the
-    headers that the client's SDK knows, in the place of a provider's of the same name.
+    A window slides: in no span of its length are more units admitted than the limit, over all
+    threads, and one comes back at the latest a sixtieth of the window after it has left it. All
+    limits of one limiter are reserved in one step or none is; what is refused spends nothing.
+    Tokens and money are reserved by bounds and settled, when the answer is closed, to what
+    `aigw.usage` tells; `docs/limits.md` has the rules. Every answer tells what is left in
+    `RateLimit` and `RateLimit-Policy`, and in the headers that the client's SDK knows, in the
+    place of a provider's of the same name.
+
+    Other refusals: 400 `invalid_request` (a request that can never fit, a cap that is none), 429
+    `budget_exceeded` (money), 403 `price_unknown`, 503 `store_unavailable` (the engine is down).
 
     Args:
         app: the wrapped WSGI application.
-        limits: one limit or several: `"100/min"`, `"10/s"`, `"30/90s"`, windows of 1 second to
-            31 days.
+        limits: one limit or several: `"100/min"`, `"30/90s"`, `"100000 tokens/min"`, `"5
+            usd/day"`, `"50 usd/calendar-month"`, `"100/min burst 20"`, `"10 usd/day for
+            openai/gpt-4o*"`, `"8 concurrent"`; windows of 1 second to 31 days.
         by: whose requests are counted together: `"key"` (the gateway key; where there is none,
-            the address), `"ip"` (IPv6 by /64), `"global"`, `"header:NAME"`, `"claim:NAME"` (an
-            absent header or claim is one shared bucket), a callable `environ -> str`, or a list
-            of these, counted per combination.
+            the address), `"ip"` (IPv6 by /64), `"global"`, `"model"`, `"header:NAME"`,
+            `"claim:NAME"` (an absent header or claim is one shared bucket), a callable
+            `environ -> str`, or a list of these, counted per combination.
         counters: an engine from `open_counters`, or its URL; None is memory of this instance's
             own. Memory counts for one process: under several workers each counts alone.
         name: limiters of the same name on one engine share their counts. By default it is made
             from `by`, and a limit's unit and window always belong to it, but not its amount, so
             that a changed limit goes on counting.
+        prices: from `provider/model` to USD a million (input, output) tokens, before those of
+            `genai-prices`.
         fail_open: True lets requests in when the engine gives no answer, and logs it.
         enforce: False counts and reports in `aigw.decisions`, and refuses nothing.
 
@@ -86,6 +95,7 @@ class RateLimiter(LimitedGate):
         self._counters = resolve_counters(counters)
         self._fail_open = fail_open
         self._warned = False
+        self._said = OnceAMinute(logger)
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Tell whether the request would be refused, spending nothing."""
@@ -100,8 +110,9 @@ class RateLimiter(LimitedGate):
             return self.spend(self._limits, self._counters, bucket, environ, self.app)
         except StoreUnavailable as error:
             if not self._fail_open:
+                self._said.error("counters unavailable, requests are refused: %s", error)
                 return store_denial(error)
-            logger.error("counters unavailable, request let in uncounted (fail_open): %s", error)
+            self._said.error("counters unavailable, requests are let in uncounted: %s", error)
             return None
 
     def _warn(self) -> None:

@@ -10,7 +10,8 @@ is set. A gateway key is asked for on every path but `/healthz`.
 
 - `AIGW_STORE`: where the keys are, `sqlite:///aigw.db` by default.
 - `AIGW_SECRET`: what seals the keys of providers in the store.
-- `AIGW_COUNTERS`: where limits are counted, `memory:` by default.
+- `AIGW_COUNTERS`: where limits are counted; by default beside the store (`lmdb:`), for all workers
+  of the machine, where the extra `lmdb` is installed, else in `memory:`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .counters import open_counters
 from .denial import Denial, refuse
 from .environ import full_path
 from .key_auth import KeyAuth
@@ -28,6 +31,7 @@ from .management import ManagementAPI
 from .providers import CATALOGUE, Provider
 from .stack import stack
 from .store import Store, open_store
+from .store.opening import state_directory
 from .upstream_forwarder import UpstreamForwarder
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_STORE = "sqlite:///aigw.db"
-DEFAULT_COUNTERS = "memory:"
+MEMORY = "memory:"
 HEALTH = "/healthz"
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -58,11 +62,21 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
         _require_stored_keys(store, sealed=bool(secret))
     if secret:
         store.provider_keys.check()  # another secret is told now, not by the first request
-    counters = variables.get("AIGW_COUNTERS") or DEFAULT_COUNTERS
+    counters = counters_of(variables)
     return stack(
         UpstreamForwarder(_own_paths, upstream=providers, store=store),
         partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters),
     )
+
+
+def counters_of(variables: Mapping[str, str]) -> str:
+    """Return the URL of the engine that counts limits: the one that is set, or beside the store."""
+    chosen = variables.get("AIGW_COUNTERS")
+    if chosen:
+        return chosen
+    if find_spec("lmdb") is None:
+        return MEMORY
+    return f"lmdb:///{state_directory(variables.get('AIGW_STORE') or DEFAULT_STORE)}/counters"
 
 
 def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication:
@@ -78,9 +92,15 @@ def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication
     store = open_store(
         variables.get("AIGW_STORE") or DEFAULT_STORE, secret=variables.get("AIGW_SECRET")
     )
+    counters = open_counters(counters_of(variables))
     host = (bind.rpartition(":")[0] or bind).lower()
     loopback = host in _LOOPBACK or host.startswith("127.")
-    return ManagementAPI(store, token, allowed_hosts=_LOOPBACK if loopback else ())
+    return ManagementAPI(
+        store,
+        token,
+        allowed_hosts=_LOOPBACK if loopback else (),
+        counters=counters if counters.shared else None,
+    )
 
 
 def configured_providers(variables: Mapping[str, str]) -> list[Provider]:

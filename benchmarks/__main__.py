@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 
-from . import forwarding, keys, layers
+from . import forwarding, keys, layers, limits
 
-BENCHMARKS = {"layers": layers.run, "keys": keys.run, "forwarding": forwarding.run}
+BENCHMARKS = {
+    "layers": layers.run,
+    "keys": keys.run,
+    "limits": limits.run,
+    "forwarding": forwarding.run,
+}
 
 
 def main() -> None:

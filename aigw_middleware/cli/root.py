@@ -15,6 +15,7 @@ from .admin_tokens import admin_tokens
 from .audit import audit
 from .demo import demo
 from .keys import keys
+from .limits import limits
 from .provider_keys import provider_keys
 from .serve import serve
 from .store import store_group
@@ -56,4 +57,5 @@ aigw.add_command(provider_keys)
 aigw.add_command(store_group)
 aigw.add_command(admin_tokens)
 aigw.add_command(usage)
+aigw.add_command(limits)
 aigw.add_command(audit)

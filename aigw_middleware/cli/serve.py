@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..wsgi import DEFAULT_COUNTERS, DEFAULT_STORE, build, build_management
+from ..wsgi import DEFAULT_STORE, MEMORY, build, build_management, counters_of
 from .together import together
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 @click.option(
     "--counters",
     envvar="AIGW_COUNTERS",
-    default=DEFAULT_COUNTERS,
-    show_default=True,
-    help="Where limits are counted. [env: AIGW_COUNTERS]",
+    default=None,
+    help="Where limits are counted; by default beside the store, for all workers. "
+    "[env: AIGW_COUNTERS]",
 )
 @click.option(
     "--admin-bind",
@@ -57,7 +57,7 @@ def serve(
     threads: int,
     worker_class: str,
     store: str,
-    counters: str,
+    counters: str | None,
     admin_bind: str | None,
 ) -> None:
     """Run the gateway for every provider that has a key.
@@ -69,7 +69,8 @@ def serve(
     """
     if worker_class == "gevent":
         _patch_for_gevent()
-    if workers > 1 and counters == DEFAULT_COUNTERS:
+    counters = counters or counters_of({"AIGW_STORE": store})
+    if workers > 1 and counters == MEMORY:
         click.echo(
             f"warning: {workers} workers with memory: counters; each counts limits alone, so "
             f"together they admit up to {workers} times a limit",

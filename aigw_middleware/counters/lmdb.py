@@ -18,6 +18,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -41,6 +42,8 @@ SAVE_SECONDS = 10.0
 """How much of the counts a power loss or a reboot may lose."""
 _YIELDS = 20
 _NAP = 50e-6
+_EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+_SWEEP_EVERY, _SWEPT = 8, 32
 _LONGEST_NAME = 400
 _HEAD = struct.Struct("=qqqq")
 _CLOCK = b"\0clock"
@@ -98,6 +101,7 @@ class LMDBCounters:
         self._looked = 0.0
         self._offset = 0
         self._cursor = b""
+        self._decisions = 0
         self._saver_pid = 0
 
     def reserve(self, demands: Sequence[Demand]) -> Decision:
@@ -120,7 +124,9 @@ class LMDBCounters:
                 marks.append(kind.take(state, rule, when, demand.units, lease))
                 outcomes.append(kind.outcome(state, rule, when, 0))
                 transaction.put(key, _written(state, rule, when))
-            self._sweep(transaction, present)
+            self._decisions += 1
+            if self._decisions % _SWEEP_EVERY == 0:
+                self._sweep(transaction, present)
             return Decision(True, outcomes, marks)
 
     def test(self, demands: Sequence[Demand]) -> Decision:
@@ -156,7 +162,7 @@ class LMDBCounters:
                 count_of(key.decode("utf-8", "replace"), _read(value), _rule_of(value), now)
                 for key, value in _entries(transaction, prefix)
             ]
-        return [count for count in found if count is not None]
+        return [one for one in found if one is not None]
 
     def reset(self, prefix: str = "") -> int:
         """Forget those counts."""
@@ -167,7 +173,7 @@ class LMDBCounters:
         return len(keys)
 
     def close(self) -> None:
-        """Save the counts and let go of the files."""
+        """Let go of the files."""
         with self._locked():
             self.closed = True
             if self._environment is not None:
@@ -184,7 +190,8 @@ class LMDBCounters:
                 with environment.begin(write=True) as transaction:
                     transaction.put(_CLOCK, struct.pack("=q", self._now().now))
                 temporary = f"{self._saved}.new"
-                with open(temporary, "wb") as file:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
                     environment.copyfd(file.fileno())
                     os.fsync(file.fileno())
                 os.replace(temporary, self._saved)
@@ -208,12 +215,15 @@ class LMDBCounters:
         return Decision(False, outcomes, [])
 
     def _sweep(self, transaction: Any, present: Moment) -> None:
-        """Look at two records, in turn, and drop those that no longer count."""
+        """Look at some records, in turn, and drop those that no longer count.
+
+        At more than have come in since the last time, so that none are left over.
+        """
         with transaction.cursor() as cursor:
             if not cursor.set_range(self._cursor):
                 self._cursor = b""
                 return
-            for _ in range(2):
+            for _ in range(_SWEPT):
                 key, value = cursor.key(), cursor.value()
                 gone = key[:1] != b"\0" and _HEAD.unpack_from(value)[0] <= present.now
                 if gone:
@@ -224,51 +234,56 @@ class LMDBCounters:
                     break
             self._cursor = cursor.key()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        """Run a transaction under the lock; the map grows as it needs to."""
-        with self._locked():
-            environment = self._opened()
-            try:
-                with environment.begin(write=True) as transaction:
-                    yield transaction
-            except lmdb.MapFullError:
-                # What was done is undone; the next decision has room.
-                self._grow(environment)
-                raise _unavailable("the counts have just outgrown their file") from None
-            except lmdb.Error as error:
-                raise _unavailable(f"the counts in {self._directory}: {error}") from error
+    def _transaction(self) -> _Step:
+        """Return a transaction under the lock, to be entered."""
+        return _Step(self)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock over threads and processes; nothing in here waits or logs."""
-        deadline = time.monotonic() + DEADLINE
+        """Hold the lock over threads and processes."""
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _acquire(self) -> None:
+        """Take the lock; nothing that holds it waits for anything, or logs."""
         if not self._thread_lock.acquire(timeout=DEADLINE):
             raise _unavailable("another thread holds the counts")
         try:
             if self.closed:
                 raise _unavailable(f"the counts in {self._directory} are closed")
             self._look()
-            fd = self._lock_file()
-            attempts = 0
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise _unavailable("another process holds the counts") from None
-                    attempts += 1
-                    if attempts > _YIELDS:
-                        _native.sleep(_NAP)
-                    else:
-                        os.sched_yield()
+            fd = self._lock_fd if self._lock_fd >= 0 else self._lock_file()
             try:
-                yield
-            finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-        finally:
+                fcntl.flock(fd, _EXCLUSIVE)
+            except BlockingIOError:
+                self._wait_for(fd)
+        except BaseException:
             self._thread_lock.release()
+            raise
+
+    def _release(self) -> None:
+        if self._lock_fd >= 0:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        self._thread_lock.release()
+
+    @staticmethod
+    def _wait_for(fd: int) -> None:
+        """Wait for another process, until the deadline."""
+        deadline = time.monotonic() + DEADLINE
+        for attempt in count():
+            if attempt < _YIELDS:
+                os.sched_yield()
+            else:
+                _native.sleep(_NAP)
+            try:
+                fcntl.flock(fd, _EXCLUSIVE)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise _unavailable("another process holds the counts") from None
 
     def _look(self) -> None:
         """Notice that the files are no longer those that were opened."""
@@ -371,6 +386,48 @@ class LMDBCounters:
                 self.save()
             except StoreUnavailable as error:
                 logger.error("%s", error)
+
+
+class _Step:
+    """A transaction under the lock; what was done in it is kept where nothing is raised."""
+
+    __slots__ = ("_counters", "_transaction")
+
+    def __init__(self, counters: LMDBCounters) -> None:
+        self._counters = counters
+
+    def __enter__(self) -> Any:
+        counters = self._counters
+        counters._acquire()
+        try:
+            self._transaction = counters._opened().begin(write=True)
+        except BaseException as error:
+            counters._release()
+            if isinstance(error, lmdb.Error):
+                raise _unavailable(f"the counts in {counters._directory}: {error}") from error
+            raise
+        return self._transaction
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        counters = self._counters
+        try:
+            if error is None:
+                self._transaction.commit()
+            else:
+                self._transaction.abort()
+        except lmdb.Error as failed:
+            error = failed
+        finally:
+            try:
+                if isinstance(error, lmdb.MapFullError):
+                    # What was done is undone; the next decision has room.
+                    counters._grow(counters._environment)
+            finally:
+                counters._release()
+        if isinstance(error, lmdb.MapFullError):
+            raise _unavailable("the counts have just outgrown their file") from None
+        if isinstance(error, lmdb.Error):
+            raise _unavailable(f"the counts in {counters._directory}: {error}") from error
 
 
 def _boot_id() -> str:

@@ -13,6 +13,8 @@ from ..limits.calendar import Calendar
 from ..limits.states import ARITHMETIC, Moment, Rule, State
 from .engine import Count, Decision, Demand, Settlement, new_lease
 
+_new = tuple.__new__
+
 
 class MemoryCounters:
     """Counts in the memory of this process.
@@ -50,7 +52,7 @@ class MemoryCounters:
     def reserve(self, demands: Sequence[Demand]) -> Decision:
         """Meet all demands or none."""
         with self._lock:
-            present = Moment(self._clock())
+            present = _new(Moment, (self._clock(), 0, 0))
             table, states = self._table, []
             for name, rule, units, calendar in demands:
                 entry = table.get(name)
@@ -60,7 +62,8 @@ class MemoryCounters:
                     return self._refused(demands, present)
                 states.append(state)
             marks, outcomes = [], []
-            for (name, rule, units, calendar), state in zip(demands, states, strict=True):
+            for position, (name, rule, units, calendar) in enumerate(demands):
+                state = states[position]
                 when = present if calendar is None else self._at(present, calendar)
                 kind = ARITHMETIC[rule.kind]
                 if name not in table:
@@ -69,7 +72,7 @@ class MemoryCounters:
                 marks.append(kind.take(state, rule, when, units, lease))
                 outcomes.append(kind.outcome(state, rule, when, 0))
                 table[name] = state, rule
-            return Decision(True, outcomes, marks)
+            return _new(Decision, (True, outcomes, marks))
 
     def test(self, demands: Sequence[Demand]) -> Decision:
         """Tell what `reserve` would answer, spending nothing."""

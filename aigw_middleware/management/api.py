@@ -16,9 +16,11 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from ..body import discard_unread, whole
+from ..counters import Engine, resolve_counters
 from ..environ import enter, request_id
 from ..errors import BodyError, BodyInvalid, StoreUnavailable
 from ..keys.records import AdminToken
+from ..limits.showing import document as count_document
 from ..store import Store, resolve_store
 from ..store.audit import acting
 from . import fields
@@ -60,14 +62,23 @@ class ManagementAPI:
             loopback address name `localhost` and `127.0.0.1`: a page in a browser of the same
             machine can otherwise reach it under a name of its own (DNS rebinding).
 
+        counters: the engine in which the gateway counts, or its URL, for `GET /limits`; None for
+            none.
+
     Raises:
         ValueError: an option is wrong.
     """
 
     def __init__(
-        self, store: Store | str, admin_token: str, *, allowed_hosts: Iterable[str] = ()
+        self,
+        store: Store | str,
+        admin_token: str,
+        *,
+        allowed_hosts: Iterable[str] = (),
+        counters: Engine | str | None = None,
     ) -> None:
         self._store = resolve_store(store)
+        self._counters = None if counters is None else resolve_counters(counters)
         if not isinstance(admin_token, str) or not (
             admin_token and admin_token.isascii() and admin_token.isprintable()
         ):
@@ -81,6 +92,7 @@ class ManagementAPI:
                 Rule("/openapi.json", endpoint=_openapi, methods=["GET"]),
                 Rule("/usage", endpoint=_usage, methods=["GET"]),
                 Rule("/audit", endpoint=_audit, methods=["GET"]),
+                Rule("/limits", endpoint=self._limits, methods=["GET"]),
                 *_resource(KEYS, _KeyRoutes()),
                 *_resource(PROVIDER_KEYS, _ProviderKeyRoutes()),
             ],
@@ -100,11 +112,11 @@ class ManagementAPI:
         except APIError as error:
             response = _error(error, environ)
         except StoreUnavailable as error:
-            logger.error("the management API has no store: %s", error)
+            logger.error("the management API got no answer: %s", error)
             unavailable = APIError(
                 503,
                 "STORE_UNAVAILABLE",
-                "The records are unavailable; try again shortly.",
+                f"The {error.engine} are unavailable; try again shortly.",
                 headers=(("Retry-After", "1"),),
             )
             response = _error(unavailable, environ)
@@ -142,6 +154,19 @@ class ManagementAPI:
             raise APIError(403, "ROLE_NOT_ALLOWED", "This admin token may only read.")
         with acting(f"api:{admin.name or admin.id}", request.environ.get("REMOTE_ADDR") or ""):
             return handler(self._store, request, **values)
+
+    def _limits(self, store: Store, request: Request) -> Response:
+        """`GET /limits`: what is counted now."""
+        if self._counters is None:
+            raise APIError(404, "NOT_FOUND", "The API was given no engine that counts limits.")
+        for name in request.args:
+            if name != "key_id":
+                raise APIError(400, "UNKNOWN_PARAMETER", "The query has an unknown parameter.")
+        key_id = request.args.get("key_id")
+        rows = [count_document(count) for count in self._counters.counts()]
+        if key_id is not None:
+            rows = [row for row in rows if row["bucket"] in (key_id, f"key:{key_id}")]
+        return _json({"limits": rows, "uri": request.root_url.rstrip("/") + "/limits"})
 
     def _check_host(self, request: Request) -> None:
         if not self._hosts:

@@ -129,6 +129,14 @@ _AUDIT_ROW = {
     "record": _TEXT,
     "changes": {"type": "object"},
 }
+_COUNTED = {
+    "limiter": _TEXT,
+    "limit": _TEXT,
+    "bucket": _TEXT,
+    "used": {"type": "number"},
+    "unit": _TEXT,
+    "expires_in": {"type": "number"},
+}
 _ID = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
 
 
@@ -193,6 +201,9 @@ def document(server: str) -> Json:
         "KeyList": _list("ai_gateway_api_keys", "Key"),
         "ProviderKey": _object(_PROVIDER_KEY),
         "ProviderKeyList": _list("provider_keys", "ProviderKey"),
+        "LimitList": _object(
+            {"limits": {"type": "array", "items": _object(_COUNTED)}, "uri": _TEXT}
+        ),
         "Usage": _object({"usage": {"type": "array", "items": _SUM}, "uri": _TEXT, "by": _TEXT}),
         "AuditRow": _object(_AUDIT_ROW),
         "AuditList": _list("audit", "AuditRow"),
@@ -203,6 +214,13 @@ def document(server: str) -> Json:
             "get": _operation(
                 "getUsage", "Sum up what was used", {"200": _answer("Usage", "The sums")},
                 parameters=_SPAN,
+            ),
+        },
+        "/limits": {
+            "get": _operation(
+                "listLimits", "What is counted of every limit now",
+                {"200": _answer("LimitList", "The counts")},
+                parameters=[{"name": "key_id", "in": "query", "schema": _TEXT}],
             ),
         },
         "/audit": {

@@ -104,6 +104,17 @@ def _open_postgres(parameters: dict[str, object], name: str, secret: str | None)
     return Store(database, usage.UsageStore(used, os.path.join(state, "spool")), secret)
 
 
+def state_directory(url: str) -> str:
+    """Return where the processes of this machine keep what they share beside a store.
+
+    Raises:
+        ValueError: the URL names no store.
+    """
+    if url.startswith(_SQLITE):
+        return f"{os.path.realpath(_path(url))}-state"
+    return _state_directory(_name(_parameters(url)))
+
+
 def _state_directory(name: str) -> str:
     """Return where the processes of this machine keep what they share about a database."""
     base = os.environ.get("AIGW_STATE")

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
 from typing import Any
 
-from aigw_middleware import KeyAuth, Provider, UpstreamForwarder, open_store, stack
+from aigw_middleware import (
+    HeaderRewriter,
+    KeyAuth,
+    Provider,
+    RateLimiter,
+    UpstreamForwarder,
+    open_store,
+    stack,
+)
 
 
 def hello(environ: Any, start_response: Any) -> list[bytes]:
@@ -25,4 +34,20 @@ def gateway() -> Any:
     upstream = Provider("openai", base_url=os.environ["TEST_UPSTREAM"], api_keys=["sk-x"])
     return stack(
         UpstreamForwarder(upstream=upstream, store=store), partial(KeyAuth, keys=store.keys)
+    )
+
+
+def limited() -> Any:
+    """A gateway whose limits are counted for all workers."""
+    upstream = Provider("openai", base_url=os.environ["TEST_UPSTREAM"], api_keys=["sk-x"])
+    return stack(
+        UpstreamForwarder(upstream=upstream),
+        partial(
+            RateLimiter,
+            limits=os.environ["TEST_LIMITS"].split(","),
+            by="global",
+            counters=os.environ["TEST_COUNTERS"],
+        ),
+        # Right behind the decision: by the time of its arrival the provider could not tell.
+        partial(HeaderRewriter, request={"set": {"X-Admitted": lambda _: repr(time.monotonic())}}),
     )

@@ -47,7 +47,7 @@ def store(url: str) -> Store:
 
 
 @contextmanager
-def gunicorn(app: str, url: str, upstream: str = "") -> Iterator[Gunicorn]:
+def gunicorn(app: str, url: str, upstream: str = "", **environ: str) -> Iterator[Gunicorn]:
     """Run `apps` under four workers that were forked after it was built."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         fd = listener.fileno()
@@ -58,13 +58,13 @@ def gunicorn(app: str, url: str, upstream: str = "") -> Iterator[Gunicorn]:
         ]  # fmt: skip
         process = subprocess.Popen(
             command,
-            env={**os.environ, "TEST_STORE": url, "TEST_UPSTREAM": upstream},
+            env={**os.environ, "TEST_STORE": url, "TEST_UPSTREAM": upstream, **environ},
             pass_fds=[fd],
             cwd=Path(__file__).parents[2],
         )
         server = Gunicorn(listener.getsockname()[1], process.pid)
         try:
-            assert ask(server.port, "nobody") == 401
+            assert ask(server.port, "nobody") in (401, 404)
             yield server
         finally:
             process.terminate()

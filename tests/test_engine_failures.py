@@ -1,0 +1,304 @@
+"""Engines that are down, stopped, full or gone (LIM-8): told in time, and resumed by themselves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from aigw_middleware import RateLimiter, StoreUnavailable, open_counters
+from aigw_middleware.counters import lmdb as lmdb_module
+from aigw_middleware.counters import redis as redis_module
+from aigw_middleware.counters.engine import Demand
+from aigw_middleware.counters.lmdb import LMDBCounters
+from aigw_middleware.limits import parse_limits
+
+from .redis_server import RedisServer, running_redis
+from .support import Inner, call, in_child
+
+(LIMIT,) = parse_limits("1000/min")
+
+
+def reserve(engine: Any, name: str = "n", units: int = 1) -> bool:
+    admitted: bool = engine.reserve([Demand(name, LIMIT.rule, units)]).admitted
+    return admitted
+
+
+def used(engine: Any) -> dict[str, int]:
+    return {count.name: count.used for count in engine.counts()}
+
+
+# --- LMDB
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "counters"
+
+
+def test_processes_share_their_counts(directory: Path) -> None:
+    """RUN-2: an engine that was used before the fork counts in the children and in the parent."""
+    engine = open_counters(f"lmdb:///{directory}")
+    reserve(engine)
+    for _ in range(3):
+        assert in_child(lambda: reserve(engine))
+    assert reserve(engine)
+    assert used(engine) == {"n": 5}
+    engine.close()
+
+
+def test_the_same_directory_is_opened_once(directory: Path, monkeypatch: Any) -> None:
+    """Two ways to write one directory give one engine; a closed one is opened anew."""
+    engine = open_counters(f"lmdb:///{directory}")
+    monkeypatch.chdir(directory.parent)
+    assert open_counters("lmdb:///counters") is engine
+    reserve(engine)
+    engine.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        reserve(engine)
+    again = open_counters(f"lmdb:///{directory}")
+    assert used(again) == {"n": 1}
+    again.close()
+
+
+def test_files_are_for_their_owner_alone(directory: Path) -> None:
+    """Buckets may hold addresses: group and others get nothing."""
+    engine = LMDBCounters(str(directory))
+    reserve(engine)
+    engine.save()
+    for path in [directory, *directory.iterdir()]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    engine.close()
+
+
+def test_a_directory_that_is_removed_is_refused(directory: Path, monkeypatch: Any) -> None:
+    """Nobody goes on counting in a file that others cannot see: 503 until there is one again."""
+    monkeypatch.setattr(lmdb_module, "LOOK_SECONDS", 0.0)
+    engine = LMDBCounters(str(directory))
+    app = RateLimiter(Inner(), "5/min", counters=engine)
+    assert call(app).status == 200
+    shutil.rmtree(directory)
+    answer = call(app)
+    assert (answer.status, answer.code, answer.headers["Retry-After"]) == (
+        503, "store_unavailable", "1",
+    )  # fmt: skip
+    directory.mkdir()
+    assert call(app).status == 200
+    engine.close()
+
+
+def test_it_grows_by_itself(directory: Path, monkeypatch: Any) -> None:
+    """More buckets than the first map holds: none is lost, and the next decision has room."""
+    monkeypatch.setattr(lmdb_module, "FIRST_SIZE", 256 * 1024)
+    engine = LMDBCounters(str(directory))
+    other = 0
+    for number in range(3000):
+        try:
+            assert reserve(engine, f"bucket {number}")
+        except StoreUnavailable:
+            other += 1
+            assert reserve(engine, f"bucket {number}")
+    assert 1 <= other <= 3
+    assert len(engine.counts()) == 3000
+    assert in_child(lambda: reserve(engine, "another process"))
+    engine.close()
+
+
+def test_a_full_disk_is_told_and_nothing_dies(directory: Path, monkeypatch: Any) -> None:
+    """Without space for a larger map 503, and what is there goes on counting."""
+    monkeypatch.setattr(lmdb_module, "FIRST_SIZE", 128 * 1024)
+    engine = LMDBCounters(str(directory))
+    reserve(engine)
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+
+    def fill() -> None:
+        for number in range(2000):
+            reserve(engine, f"bucket {number}")
+
+    with pytest.raises(StoreUnavailable, match="no space"):
+        fill()
+    assert reserve(engine)
+    monkeypatch.undo()
+    engine.close()
+
+
+def test_a_reboot_gives_nothing_back_early(directory: Path, monkeypatch: Any) -> None:
+    """The saved copy is taken over by the next boot as if no time had passed."""
+    boot = ["first"]
+    now = [10**12]
+    monkeypatch.setattr(lmdb_module, "_boot_id", lambda: boot[0])
+    engine = LMDBCounters(str(directory), clock=lambda: now[0])
+    reserve(engine, units=1000)
+    now[0] += 50_000_000
+    engine.save()
+    engine.close()
+    boot[0], now[0] = "second", 5
+    again = LMDBCounters(str(directory), clock=lambda: now[0])
+    assert not reserve(again)
+    now[0] += 11_000_000  # 50 s before, 11 after
+    assert reserve(again)
+    again.close()
+
+
+def test_a_copy_is_saved_by_itself(directory: Path, monkeypatch: Any) -> None:
+    """What a reboot may lose is bounded."""
+    monkeypatch.setattr(lmdb_module, "SAVE_SECONDS", 0.05)
+    engine = LMDBCounters(str(directory))
+    while not (directory / "counters-saved").exists():
+        assert reserve(engine) or True
+    engine.close()
+
+
+def test_counts_that_have_expired_are_dropped(directory: Path) -> None:
+    """A hundred thousand names leave no more than those that count."""
+    now = [10**12]
+    engine = LMDBCounters(str(directory), clock=lambda: now[0])
+    (limit,) = parse_limits("5/s")
+    for number in range(3000):
+        engine.reserve([Demand(f"{number:06}", limit.rule, 1)])
+        now[0] += 10_000
+    with engine._transaction() as transaction:
+        assert transaction.stat()["entries"] < 1000
+    engine.close()
+
+
+# --- Redis
+
+
+@pytest.fixture
+def server() -> Any:
+    with TemporaryDirectory(prefix="aigw-redis-") as path, running_redis(Path(path)) as found:
+        yield found
+
+
+def test_a_redis_that_is_gone_and_comes_back(server: RedisServer, monkeypatch: Any) -> None:
+    """503 while it is away, at once after the first time; then it counts again by itself."""
+    monkeypatch.setattr(redis_module, "REST_SECONDS", 0.2)
+    engine = open_counters(server.url)
+    app = RateLimiter(Inner(), "5/min", counters=engine)
+    assert call(app).status == 200
+    server.stop()
+    assert call(app).code == "store_unavailable"
+    before = time.monotonic()
+    for _ in range(50):
+        assert call(app).code == "store_unavailable"
+    assert time.monotonic() - before < 5
+    server.start()
+    while call(app).status != 200:
+        assert time.monotonic() - before < 20
+    engine.close()
+
+
+def test_a_redis_that_stands_still(server: RedisServer) -> None:
+    """A stopped server holds a request for the deadline and no longer; nothing is sent twice."""
+    engine = redis_module.RedisCounters(server.url)
+    assert reserve(engine)
+    os.kill(server.pid, signal.SIGSTOP)
+    before = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="no answer"):
+        reserve(engine)
+    assert time.monotonic() - before < 2
+    os.kill(server.pid, signal.SIGCONT)
+    engine._resting_until = 0.0
+    assert reserve(engine)
+    # The one whose answer was not awaited may have been counted, but only once.
+    assert used(engine)["n"] in (2, 3)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "back"),
+    [("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+     ("REPLICAOF 127.0.0.1 9", "REPLICAOF NO ONE")],
+    ids=["out of memory", "read-only"],
+)  # fmt: skip
+def test_a_redis_that_refuses_to_write(server: RedisServer, setting: str, back: str) -> None:
+    """Out of memory or read-only is 503, never let through; when it is over it goes on."""
+    engine = redis_module.RedisCounters(server.url)
+    assert reserve(engine)
+    server.client().execute_command(*setting.split())
+    with pytest.raises(StoreUnavailable, match="refused"):
+        reserve(engine)
+    server.client().execute_command(*back.split())
+    assert reserve(engine)
+    engine.close()
+
+
+def test_a_redis_that_forgets_is_warned_of(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that may evict keys lifts limits: that is said once it is connected."""
+    server.client().config_set("maxmemory", "100mb")
+    server.client().config_set("maxmemory-policy", "allkeys-lru")
+    engine = redis_module.RedisCounters(server.url)
+    with caplog.at_level(logging.WARNING):
+        reserve(engine)
+        reserve(engine)
+    assert len([r for r in caplog.records if "noeviction" in r.getMessage()]) == 1
+    engine.close()
+
+
+def test_a_flushed_redis_counts_anew(server: RedisServer) -> None:
+    """The script is loaded again, and the counts begin at nothing."""
+    engine = redis_module.RedisCounters(server.url)
+    reserve(engine)
+    server.client().flushall()
+    server.client().script_flush()
+    assert reserve(engine)
+    assert used(engine) == {"n": 1}
+    engine.close()
+
+
+def test_keys_share_one_slot_of_a_cluster_and_expire(server: RedisServer) -> None:
+    """One hash tag, and a lifetime: nothing is left for ever."""
+    engine = redis_module.RedisCounters(server.url)
+    reserve(engine, "a*b")
+    (key,) = server.client().keys()
+    assert key == b"{aigw}:a*b"
+    assert 60_000 <= server.client().pttl(key) <= 64_000
+    assert engine.reset("a*") == 1
+    assert engine.reset("x") == 0
+    engine.close()
+
+
+def test_a_password_stays_out_of_everything() -> None:
+    """Neither `repr` nor an error holds what stands in the URL."""
+    engine = redis_module.RedisCounters("redis://u:s3cret@127.0.0.1:9/0")
+    assert "s3cret" not in repr(engine)
+    with pytest.raises(StoreUnavailable) as error:
+        reserve(engine)
+    assert "s3cret" not in str(error.value)
+    with pytest.raises(ValueError, match=r"^counters: ") as wrong:
+        open_counters("redis://u:s3cret@h:port/x")
+    assert "s3cret" not in str(wrong.value)
+
+
+# --- failing open
+
+
+def test_fail_open_lets_in_and_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """LIM-8: with `fail_open=True` requests pass uncounted, and the log tells, not each time."""
+
+    class Down:
+        shared = native = True
+
+        def reserve(self, demands: Any) -> Any:
+            raise StoreUnavailable("down", engine="counters")
+
+    app = RateLimiter(Inner(), "5/min", counters=Down(), fail_open=True)  # type: ignore[arg-type]
+    with caplog.at_level(logging.ERROR):
+        assert [call(app).status for _ in range(20)] == [200] * 20
+    assert len(caplog.records) == 1
+    closed = RateLimiter(Inner(), "5/min", counters=Down())  # type: ignore[arg-type]
+    assert call(closed).code == "store_unavailable"
