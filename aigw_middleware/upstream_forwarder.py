@@ -10,12 +10,20 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import is_token
-from .body import blocks, client_socket, content_length, has_body, is_unframed, whole
+from .body import (
+    blocks,
+    client_socket,
+    content_length,
+    has_body,
+    is_unframed,
+    replace,
+    whole,
+)
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
 from .environ import (
@@ -42,6 +50,13 @@ from .errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from .forwarding.metering import (
+    ASKED,
+    TELLS_UNASKED,
+    Metering,
+    metering_of,
+    streams_without_usage,
+)
 from .forwarding.redaction import redact_body, redact_headers
 from .forwarding.request_headers import request_headers
 from .forwarding.response_headers import header, is_event_stream, response_headers
@@ -59,6 +74,8 @@ from .forwarding.url import BaseURL, query
 from .limits.enforcing import RESERVERS
 from .model_rules import MODEL_RULES, requested_model
 from .providers import Provider
+from .splice import put
+from .usage.prices import Prices
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -111,6 +128,11 @@ class UpstreamForwarder:
         total_timeout: seconds for all of it, but for an event stream.
         stream_timeout: seconds for an event stream.
         max_body_bytes: the largest request body, 32 MiB.
+        meter: whether what an answer has used is read off it, for `aigw.usage`. A chat that
+            OpenAI's dialect streams is then asked for its usage (`stream_options`), and the extra
+            event is taken out again where the client did not ask for it.
+        prices: from `provider/model` to USD a million (input, output) tokens, before those of
+            `genai-prices`, for the cost in `aigw.usage`.
         transport: a `requests` transport adapter that sends in the place of our own client.
 
     Raises:
@@ -130,6 +152,8 @@ class UpstreamForwarder:
         total_timeout: float = 600,
         stream_timeout: float = 900,
         max_body_bytes: int = MAX_BODY_BYTES,
+        meter: bool = True,
+        prices: Mapping[str, tuple[float, float]] | None = None,
         transport: BaseAdapter | None = None,
     ) -> None:
         if app is not None and not callable(app):
@@ -159,6 +183,8 @@ class UpstreamForwarder:
         if not isinstance(max_body_bytes, int) or max_body_bytes < 0:
             raise ValueError(f"max_body_bytes: {max_body_bytes!r} is no number of bytes")
         self._max_body_bytes = max_body_bytes
+        self._meter = bool(meter)
+        self._prices = Prices(prices)
         self._transport = _transport(transport)
 
     @property
@@ -207,6 +233,7 @@ class UpstreamForwarder:
 
     def _provider_plan(self, environ: WSGIEnvironment, method: str, path: AIPath) -> _Plan | Denial:
         model = _judge_body(environ, method, path, self._max_body_bytes)
+        asks = self._meter and method == "POST" and streams_without_usage(environ, path)
         keyed = [(provider, self._keys(provider)) for provider in self._providers]
         candidates = provider_candidates(keyed, path, model)
         if not candidates:
@@ -216,6 +243,10 @@ class UpstreamForwarder:
         allowed, denial = _allowed(candidates, model, environ)
         if not allowed:
             return denial or Denial("model_not_allowed", "No provider may be asked for this.")
+        if asks and not any(c.provider in TELLS_UNASKED for c in allowed):
+            environ[ASKED] = True
+            data = whole(environ, self._max_body_bytes).read()
+            replace(environ, put(data, ("stream_options", "include_usage"), True))
         body = whole(environ, self._max_body_bytes)
         if model is not None:
             environ[MODEL] = model
@@ -343,7 +374,8 @@ class UpstreamForwarder:
         headers = response_headers(answer.headers, request_id(environ))
         if response.status in (204, 304):  # neither has a body, whatever the upstream announces
             headers = [header for header in headers if header[0].lower() != "content-length"]
-        on_end = self._booking(environ, answer)
+        metering = self._metering(environ, answer)
+        on_end = self._ending(environ, answer, metering)
         if not answer.first:
             response.close()
             if on_end is not None:
@@ -360,8 +392,30 @@ class UpstreamForwarder:
             error_event=_error_event(environ) if _takes_event(answer) else None,
             client=client_socket(environ),
             alive=environ.get(KEY_ALIVE),
+            meter=None if metering is None else metering.meter,
             on_end=on_end,
         )
+
+    def _metering(self, environ: WSGIEnvironment, answer: _Answer) -> Metering | None:
+        """Return what reads the answer's usage, None where it has none that could be read."""
+        if not self._meter or answer.response.status >= 400:
+            return None
+        return metering_of(environ, answer.headers, self._prices, streams=answer.stream)
+
+    def _ending(
+        self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | None
+    ) -> Callable[[], None] | None:
+        """Return what is done when the answer has ended: what it used is known, then booked."""
+        book = self._booking(environ, answer)
+        if metering is None:
+            return book
+
+        def end() -> None:
+            metering.conclude()
+            if book is not None:
+                book()
+
+        return end
 
     def _booking(self, environ: WSGIEnvironment, answer: _Answer) -> Callable[[], None] | None:
         """Return what books the request's usage in the store, None where there is no store."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..environ import GOOGLE_CLIENT, full_path, suffixes
 from . import anthropic, gemini, openai, plain
-from ._base import Dialect
+from ._base import Dialect, Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -22,6 +22,7 @@ __all__ = [
     "OPENAI",
     "PLAIN",
     "Dialect",
+    "Tokens",
     "client_dialect",
     "dialect_of",
     "spoken",

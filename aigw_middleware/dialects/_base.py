@@ -25,6 +25,24 @@ class Output(NamedTuple):
     path: tuple[str, ...]
 
 
+class Tokens(NamedTuple):
+    """What an answer says that it has used.
+
+    Attributes:
+        input: all tokens of the request, those of caches included.
+        output: all tokens of the answer, reasoning included.
+        cached: those of the input that were read from a cache.
+        written: those of the input that were written to a cache.
+        reasoning: those of the output that were spent on reasoning.
+    """
+
+    input: int
+    output: int
+    cached: int = 0
+    written: int = 0
+    reasoning: int = 0
+
+
 class Dialect:
     """One wire dialect.
 
@@ -62,8 +80,29 @@ class Dialect:
         """
         return None
 
+    def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
+        """Return what an answer, or an event of one, tells of tokens; None for nothing."""
+        return None
+
+    def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
+        """Whether an event holds nothing but the usage, for who has asked for it."""
+        return False
+
+    def is_last(self, event: bytes) -> bool:
+        """Whether an event is the one that ends a stream of this dialect."""
+        return False
+
     def __repr__(self) -> str:
         return f"<dialect {self.name}>"
+
+
+def figure(document: Any, *names: str) -> int:
+    """Return the number behind `names`, a path; 0 where there is none, or no sane one."""
+    for name in names:
+        document = document.get(name) if isinstance(document, Mapping) else None
+    if isinstance(document, bool) or not isinstance(document, int) or document < 0:
+        return 0
+    return min(document, 10**12)
 
 
 def positive(document: Mapping[str, Any], *names: str) -> int | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json, Output, _event, positive
+from ._base import Dialect, Json, Output, Tokens, _event, figure, positive
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -50,6 +50,24 @@ class _Anthropic(Dialect):
             return None
         name = "max_tokens" if kind == "messages" else "max_tokens_to_sample"
         return Output(positive(document, name), 1, (name,))
+
+    def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
+        usage = document.get("usage")
+        if usage is None and isinstance(document.get("message"), Mapping):
+            usage = document["message"].get("usage")  # message_start
+        if not isinstance(usage, Mapping):
+            return None
+        cached = figure(usage, "cache_read_input_tokens")
+        written = figure(usage, "cache_creation_input_tokens")
+        return Tokens(
+            figure(usage, "input_tokens") + cached + written,
+            figure(usage, "output_tokens"),
+            cached,
+            written,
+        )
+
+    def is_last(self, event: bytes) -> bool:
+        return b'"message_stop"' in event
 
     def error_event(self, path: str, error: Json) -> bytes:
         return _event("error", error)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BodyInvalid
-from ._base import Dialect, Json, Output, positive
+from ._base import Dialect, Json, Output, Tokens, figure, positive
 from .openai import OPENAI
 
 _STATUSES = {
@@ -57,6 +57,25 @@ class _Gemini(Dialect):
         if match:
             return match[1]
         return super().model(path, document)
+
+    def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
+        usage = document.get("usageMetadata")
+        if not isinstance(usage, Mapping):
+            return OPENAI.tokens(document)  # its OpenAI form
+        thoughts = figure(usage, "thoughtsTokenCount")
+        return Tokens(
+            figure(usage, "promptTokenCount") + figure(usage, "toolUsePromptTokenCount"),
+            figure(usage, "candidatesTokenCount") + thoughts,
+            figure(usage, "cachedContentTokenCount"),
+            0,
+            thoughts,
+        )
+
+    def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
+        return OPENAI.is_usage_alone(document)
+
+    def is_last(self, event: bytes) -> bool:
+        return b'"finishReason"' in event or OPENAI.is_last(event)
 
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         if path.startswith("/openai/"):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json, Output, _event, positive
+from ._base import Dialect, Json, Output, Tokens, _event, figure, positive
 
 SEGMENTS = frozenset(
     {
@@ -52,6 +52,34 @@ class _OpenAI(Dialect):
             return None
         cap = positive(document, "max_completion_tokens", "max_tokens")
         return Output(cap, positive(document, "n") or 1, (_cap_name(document.get("model")),))
+
+    def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
+        usage = document.get("usage")
+        if usage is None and isinstance(document.get("response"), Mapping):
+            usage = document["response"].get("usage")  # response.completed and its like
+        if usage is None and isinstance(document.get("x_groq"), Mapping):
+            usage = document["x_groq"].get("usage")
+        if not isinstance(usage, Mapping):
+            return None
+        if "prompt_tokens" in usage:
+            given, said = "prompt_tokens", "completion_tokens"
+        else:
+            given, said = "input_tokens", "output_tokens"
+        return Tokens(
+            figure(usage, given),
+            figure(usage, said),
+            figure(usage, f"{given}_details", "cached_tokens"),
+            0,
+            figure(usage, f"{said}_details", "reasoning_tokens"),
+        )
+
+    def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
+        return document.get("choices") == [] and isinstance(document.get("usage"), Mapping)
+
+    def is_last(self, event: bytes) -> bool:
+        return event.startswith((b"data: [DONE]", b"data:[DONE]")) or (
+            b'"response.completed"' in event
+        )
 
     def error_event(self, path: str, error: Json) -> bytes:
         if "/responses" in path:

@@ -9,6 +9,7 @@ from threading import Lock
 
 from .._watchdog import watchdog
 from ..errors import ClientLeft, GatewayError, KeyRevoked, UpstreamTimeout
+from .meter import Meter
 from .transport import Response
 
 
@@ -27,6 +28,7 @@ class ForwardedBody:
         client: the client's socket where the server shows it: when the client hangs up, the
             provider's connection is closed, also while the provider is silent.
         alive: tells whether the client's key is still good; None where nobody can revoke it.
+        meter: reads what was used off the bytes as they pass; None for nobody.
         on_end: called once, before the last bytes are handed on, or in `close` at the latest.
     """
 
@@ -40,6 +42,7 @@ class ForwardedBody:
         error_event: Callable[[GatewayError], bytes] | None,
         client: socket.socket | None = None,
         alive: Callable[[], bool] | None = None,
+        meter: Meter | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self._response = response
@@ -49,6 +52,7 @@ class ForwardedBody:
         self._error_event = error_event
         self._client = client
         self._alive = alive
+        self._meter = meter
         self._on_end = on_end
         self._error: GatewayError | None = None
         self._ends_event = True
@@ -65,17 +69,30 @@ class ForwardedBody:
         return self
 
     def __next__(self) -> bytes:
-        if self._first and self._ended_by is None:
-            data, self._first = self._first, b""
-        else:
-            data = self._read()
-        if not data:
-            self._end()
-            raise StopIteration
-        if self._response.done:
+        data = b""
+        while not data:
+            if self._first and self._ended_by is None:
+                data, self._first = self._first, b""
+            else:
+                data = self._read()
+            if not data:
+                data = self._rest()
+                if data:
+                    break
+                self._end()
+                raise StopIteration
+            if self._meter is not None and self._error is None:
+                data = self._meter.feed(data)
+                if self._response.done:
+                    data += self._rest()
+        if self._response.done or (self._meter is not None and self._meter.is_over):
             self._end()
         self._ends_event = data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
         return data
+
+    def _rest(self) -> bytes:
+        """Return what the meter has held back, at the answer's end."""
+        return b"" if self._meter is None else self._meter.finish()
 
     def check(self) -> None:
         """End the stream if nobody may or will read it; called by the watchdog."""

@@ -24,6 +24,9 @@ class Usage:
         cached_input_tokens: those of the input that were read from a cache.
         reasoning_tokens: those of the output that were spent on reasoning.
         cost: in USD; None where it is not known.
+        cache_write_tokens: those of the input that were written to a cache.
+        estimated: whether the figures are a guess, of an answer that broke off before its
+            provider told any.
     """
 
     input_tokens: int = 0
@@ -31,6 +34,8 @@ class Usage:
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
     cost: float | Decimal | None = None
+    cache_write_tokens: int = 0
+    estimated: bool = False
 
 
 class Figures(NamedTuple):

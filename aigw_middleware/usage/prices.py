@@ -17,14 +17,29 @@ MILLION = 10**6
 
 
 class Price(NamedTuple):
-    """The price of a model: USD for a million tokens."""
+    """The price of a model: USD for a million tokens.
+
+    Attributes:
+        input: of the request.
+        output: of the answer.
+        cached: of the request, read from a cache; None for no other price.
+        written: of the request, written to a cache; None for no other price.
+    """
 
     input: Decimal
     output: Decimal
+    cached: Decimal | None = None
+    written: Decimal | None = None
 
-    def cost(self, input_tokens: int, output_tokens: int) -> int:
+    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> int:
         """Return what so many tokens cost, in nano-dollars, rounded up."""
-        exact = (self.input * input_tokens + self.output * output_tokens) * (NANO // MILLION)
+        plain = max(0, input_tokens - cached - written)
+        exact = (
+            self.input * plain
+            + self.output * output_tokens
+            + (self.input if self.cached is None else self.cached) * cached
+            + (self.input if self.written is None else self.written) * written
+        ) * (NANO // MILLION)
         return int(exact.to_integral_value(rounding="ROUND_CEILING"))
 
 
@@ -84,13 +99,16 @@ def _listed(provider: str | None, model: str) -> Price | None:
         from genai_prices import Usage, calc_price
     except ModuleNotFoundError:
         return None
+    kinds: tuple[dict[str, int], ...] = (
+        {"input_tokens": MILLION},
+        {"input_tokens": 0, "output_tokens": MILLION},
+        {"input_tokens": MILLION, "cache_read_tokens": MILLION},
+        {"input_tokens": MILLION, "cache_write_tokens": MILLION},
+    )
     try:
         prices = [
-            calc_price(usage, model_ref=model, provider_id=provider).total_price
-            for usage in (
-                Usage(input_tokens=MILLION),
-                Usage(input_tokens=0, output_tokens=MILLION),
-            )
+            calc_price(Usage(**kind), model_ref=model, provider_id=provider).total_price
+            for kind in kinds
         ]
     except LookupError:
         return None

@@ -1,0 +1,213 @@
+"""Read what was used off an answer as it passes, from a copy: bytes in, figures out.
+
+The bytes that the client gets are those of the provider, but for one event: the usage of an
+OpenAI stream that was asked for by us and not by the client.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..dialects import Dialect, Tokens
+
+MOST = 8 * 1024 * 1024
+"""Bytes of a whole answer that are read; of a longer one nothing is known."""
+MOST_EVENT = 1024 * 1024
+"""Bytes of one event that are held together; a longer one passes unread."""
+BYTES_A_TOKEN = 4
+"""By what the text of an answer that broke off is counted, where nobody has told its tokens."""
+
+# The text of what is said, in every dialect, as it stands in an event.
+_TEXT = re.compile(
+    rb'"(?:content|text|delta|partial_json|thinking|reasoning_content|arguments)"\s*:\s*'
+    rb'"((?:[^"\\]|\\.)*)"'
+).findall
+_END = re.compile(rb"\r\n\r\n|\n\n|\r\r").search
+
+
+class Meter(Protocol):
+    """Reads one answer."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes as they came; return those for the client, which may be none yet."""
+
+    def finish(self) -> bytes:
+        """Take note of the end; return what was held back."""
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What was used, as far as it was told."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer's own last event has been read."""
+
+    @property
+    def text_bytes(self) -> int:
+        """How much text has passed."""
+
+
+class WholeMeter:
+    """Reads an answer that is one JSON document (or an array of them, as Gemini streams).
+
+    Args:
+        dialect: whose it is.
+        coding: its Content-Encoding.
+    """
+
+    is_over = False
+
+    def __init__(self, dialect: Dialect, coding: str) -> None:
+        self._dialect = dialect
+        self._decode = _decoder(coding)
+        self._data: bytearray | None = bytearray()
+        self._tokens: Tokens | None = None
+        self._read = False
+
+    def feed(self, data: bytes) -> bytes:
+        if self._data is not None:
+            try:
+                self._data += self._decode(data)
+            except zlib.error:
+                self._data = None
+            else:
+                if len(self._data) > MOST:
+                    self._data = None
+        return data
+
+    def finish(self) -> bytes:
+        self._look()
+        return b""
+
+    @property
+    def tokens(self) -> Tokens | None:
+        self._look()
+        return self._tokens
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(map(len, _TEXT(self._data or b"")))
+
+    def _look(self) -> None:
+        if self._read or not self._data:
+            return
+        document = _document(bytes(self._data))
+        if document is None:
+            return  # not all of it has come
+        self._read = True
+        found = document if isinstance(document, list) else [document]
+        for one in found:
+            if isinstance(one, dict):
+                self._tokens = _merged(self._tokens, self._dialect.tokens(one))
+
+
+class EventMeter:
+    """Reads an event stream (https://html.spec.whatwg.org/#parsing-an-event-stream).
+
+    Args:
+        dialect: whose it is.
+        coding: its Content-Encoding; of one that is not known here nothing is read.
+        hides_usage: whether the event that holds only the usage is left out.
+        told: called when more is known of what was used.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        coding: str,
+        *,
+        hides_usage: bool,
+        told: Callable[[Tokens], None],
+    ) -> None:
+        self._dialect = dialect
+        self._decode = None if coding in ("", "identity") else _decoder(coding)
+        self._hides = hides_usage and self._decode is None
+        self._told = told
+        self._buffer = b""
+        self._passing = False
+        self.tokens: Tokens | None = None
+        self.is_over = False
+        self.text_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        if self._decode is not None:
+            try:
+                self._take(self._decode(data))
+            except zlib.error:
+                self._decode = lambda _: b""  # what follows cannot be read either
+            return data
+        passed = self._take(data)
+        return passed if self._hides else data
+
+    def finish(self) -> bytes:
+        held, self._buffer = self._buffer, b""
+        return held if self._hides else b""
+
+    def _take(self, data: bytes) -> bytes:
+        """Read whole events; return those that pass."""
+        buffer = self._buffer + data
+        passed: list[bytes] = []
+        start = 0
+        while (end := _END(buffer, start)) is not None:
+            event = buffer[start : end.end()]
+            start = end.end()
+            if self._passing or not self._read(event):
+                passed.append(event)
+            self._passing = False
+        self._buffer = buffer[start:]
+        if len(self._buffer) > MOST_EVENT:
+            passed.append(self._buffer)
+            self._buffer, self._passing = b"", True
+        return b"".join(passed)
+
+    def _read(self, event: bytes) -> bool:
+        """Read an event; whether it is left out."""
+        self.text_bytes += sum(map(len, _TEXT(event)))
+        if self._dialect.is_last(event):
+            self.is_over = True
+        if b"sage" not in event:  # usage, usageMetadata
+            return False
+        document = _document(_data_of(event))
+        if not isinstance(document, dict):
+            return False
+        tokens = self._dialect.tokens(document)
+        if tokens is None:
+            return False
+        self.tokens = _merged(self.tokens, tokens)
+        if self.tokens is not None:
+            self._told(self.tokens)
+        return self._hides and self._dialect.is_usage_alone(document)
+
+
+def _data_of(event: bytes) -> bytes:
+    lines = [line for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(line[5:].lstrip(b" ") for line in lines)
+
+
+def _document(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:  # not JSON, not UTF-8, or not all of it
+        return None
+
+
+def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
+    """Return the larger of each figure: streams tell sums, some of them in parts."""
+    if known is None or more is None:
+        return more or known
+    return Tokens(*map(max, known, more))
+
+
+def _decoder(coding: str) -> Callable[[bytes], bytes]:
+    """Return what takes a coding off, piece by piece; nothing for one that is not known."""
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return bytes
+    if coding in ("gzip", "x-gzip", "deflate"):
+        reader = zlib.decompressobj(wbits=47 if coding != "deflate" else zlib.MAX_WBITS)
+        return lambda data: reader.decompress(data, MOST)
+    return lambda data: b""

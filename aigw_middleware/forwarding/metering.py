@@ -1,0 +1,117 @@
+"""Have an answer metered: which of them, and what becomes of the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from ..body import Body
+from ..dialects import PLAIN, Dialect, Tokens, spoken
+from ..environ import BODY, MODEL, PROVIDER, USAGE
+from ..usage.figures import NANO, Usage
+from ..usage.prices import Prices
+from .meter import BYTES_A_TOKEN, EventMeter, Meter, WholeMeter
+from .response_headers import header
+from .route import AIPath
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+ASKED = "aigw.asked_for_usage"
+"""True where a stream was asked for its usage by us and not by the client."""
+
+TELLS_UNASKED = frozenset({"mistral"})
+"""Providers that tell a stream's usage by themselves and refuse to be asked for it."""
+
+
+class Metering:
+    """The meter of one answer, and the environ that is told.
+
+    Args:
+        environ: the request.
+        dialect: the answer's.
+        coding: its Content-Encoding.
+        prices: by which its cost is told.
+        streams: whether it is an event stream.
+    """
+
+    def __init__(
+        self,
+        environ: WSGIEnvironment,
+        dialect: Dialect,
+        coding: str,
+        prices: Prices,
+        *,
+        streams: bool,
+    ) -> None:
+        self._environ = environ
+        self._prices = prices
+        self._concluded = False
+        self.meter: Meter = (
+            EventMeter(dialect, coding, hides_usage=ASKED in environ, told=self._tell)
+            if streams
+            else WholeMeter(dialect, coding)
+        )
+
+    def conclude(self) -> None:
+        """Tell what was used, of an answer that broke off too: then by the text that has passed."""
+        if self._concluded:
+            return
+        self._concluded = True
+        tokens = self.meter.tokens
+        if tokens is not None:
+            self._tell(tokens)
+        elif self.meter.text_bytes:
+            body = self._environ.get(BODY)
+            asked = body.size if isinstance(body, Body) else 0
+            said = -(-self.meter.text_bytes // BYTES_A_TOKEN)
+            self._tell(Tokens(-(-asked // BYTES_A_TOKEN), said), estimated=True)
+
+    def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
+        price = self._prices.of(self._environ.get(PROVIDER), self._environ.get(MODEL))
+        cost = None
+        if price is not None:
+            nano = price.cost(tokens.input, tokens.output, tokens.cached, tokens.written)
+            cost = Decimal(nano) / NANO
+        self._environ[USAGE] = Usage(
+            tokens.input,
+            tokens.output,
+            tokens.cached,
+            tokens.reasoning,
+            cost,
+            tokens.written,
+            estimated,
+        )
+
+
+def metering_of(
+    environ: WSGIEnvironment,
+    headers: Sequence[tuple[str, str]],
+    prices: Prices,
+    *,
+    streams: bool,
+) -> Metering | None:
+    """Return what meters an answer; None for one that tells no usage (a file, speech)."""
+    dialect, _ = spoken(environ)
+    kind = header(headers, "content-type").partition(";")[0].strip().lower()
+    if dialect is PLAIN or not (streams or kind == "application/json"):
+        return None
+    if environ.get("REQUEST_METHOD") != "POST":
+        return None
+    coding = header(headers, "content-encoding").strip().lower()
+    return Metering(environ, dialect, coding, prices, streams=streams)
+
+
+def streams_without_usage(environ: WSGIEnvironment, path: AIPath) -> bool:
+    """Whether a chat is to be streamed, in OpenAI's dialect, by who did not ask for its usage."""
+    if path.rest.strip("/") not in ("chat/completions", "completions", "openai/chat/completions"):
+        return False
+    body = environ.get(BODY)
+    if not isinstance(body, Body):
+        return False
+    document = body.json()
+    options = document.get("stream_options")
+    if document.get("stream") is not True or not (options is None or isinstance(options, dict)):
+        return False
+    return not (options or {}).get("include_usage")

@@ -1,0 +1,438 @@
+"""Usage, read off answers as they pass: in every dialect, whole and streamed, and broken off."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from google import genai
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigw_middleware import (
+    KeyAuth,
+    Provider,
+    RateLimiter,
+    StaticKeys,
+    UpstreamForwarder,
+    open_counters,
+    open_store,
+    stack,
+)
+from aigw_middleware.dialects import DIALECTS
+from aigw_middleware.forwarding.meter import EventMeter, WholeMeter
+from aigw_middleware.splice import put
+from aigw_middleware.testing import StandInProvider, serving
+
+from .support import CHAT, RawRequest, answering, call, make_environ, raw_provider
+
+KEY = "sk-provider-0123456789"
+PRICES = {"gpt-4o": (1, 2)}
+
+
+def whole(document: Any, *, coding: str = "") -> bytes:
+    body = json.dumps(document).encode()
+    extra = ""
+    if coding == "gzip":
+        body, extra = gzip.compress(body), "Content-Encoding: gzip\r\n"
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{extra}Content-Length: {len(body)}"
+    )
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def streamed(*events: Any, end: bool = True) -> bytes:
+    data = b"".join(
+        b"data: " + (e if isinstance(e, bytes) else json.dumps(e).encode()) + b"\n\n"
+        for e in events
+    )
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    return head + b"%x\r\n%b\r\n" % (len(data), data) + (b"0\r\n\r\n" if end else b"")
+
+
+def ask(answer_bytes: bytes, path: str, body: Any, **options: Any) -> Any:
+    """Forward one request; return the answer, whose environ holds the usage."""
+    with raw_provider(answering(answer_bytes)) as provider:
+        name = {"/v1/messages": "anthropic"}.get(path, "openai")
+        if path.startswith("/v1beta"):
+            name = "google"
+        upstream = Provider(name, base_url=provider.url, api_keys=[KEY])
+        app = UpstreamForwarder(upstream=upstream, **options)
+        answer = call(app, path, body=json.dumps(body).encode())
+        answer.sent = provider.requests
+    return answer
+
+
+def figures(usage: Any) -> tuple[int, int, int, int, int]:
+    return (
+        usage.input_tokens, usage.output_tokens, usage.cached_input_tokens,
+        usage.cache_write_tokens, usage.reasoning_tokens,
+    )  # fmt: skip
+
+
+CHAT_USAGE = {
+    "prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50,
+    "prompt_tokens_details": {"cached_tokens": 5},
+    "completion_tokens_details": {"reasoning_tokens": 7},
+}  # fmt: skip
+RESPONSES_USAGE = {
+    "input_tokens": 20, "output_tokens": 30, "input_tokens_details": {"cached_tokens": 5},
+    "output_tokens_details": {"reasoning_tokens": 7},
+}  # fmt: skip
+CLAUDE_USAGE = {
+    "input_tokens": 10, "cache_read_input_tokens": 6, "cache_creation_input_tokens": 4,
+    "output_tokens": 30,
+}  # fmt: skip
+GEMINI_USAGE = {
+    "promptTokenCount": 18, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 23,
+    "thoughtsTokenCount": 7, "cachedContentTokenCount": 5,
+}  # fmt: skip
+MODEL = {"model": "gpt-4o"}
+GEMINI = "/v1beta/models/g:generateContent"
+WHOLE = [
+    pytest.param(CHAT, {"usage": CHAT_USAGE}, (20, 30, 5, 0, 7), id="chat"),
+    pytest.param("/v1/responses", {"usage": RESPONSES_USAGE}, (20, 30, 5, 0, 7), id="responses"),
+    pytest.param("/v1/embeddings", {"usage": {"prompt_tokens": 9, "total_tokens": 9}}, (9, 0, 0, 0, 0), id="embeddings"),
+    pytest.param("/v1/messages", {"usage": CLAUDE_USAGE}, (20, 30, 6, 4, 0), id="messages"),
+    pytest.param(GEMINI, {"usageMetadata": GEMINI_USAGE}, (20, 30, 5, 0, 7), id="generateContent"),
+    pytest.param(GEMINI, [{"a": 1}, {"usageMetadata": GEMINI_USAGE}], (20, 30, 5, 0, 7), id="an array"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+@pytest.mark.parametrize(("path", "document", "wanted"), WHOLE)
+def test_a_whole_answer(path: str, document: Any, wanted: Any, coding: str) -> None:
+    """Every dialect's own figures; the bytes pass as they came, encoded ones too."""
+    answer = ask(whole(document, coding=coding), path, MODEL)
+    assert figures(answer.environ["aigw.usage"]) == wanted
+    body = gzip.decompress(answer.body) if coding else answer.body
+    assert json.loads(body) == document
+
+
+STREAMED = [
+    pytest.param(
+        CHAT,
+        [{"choices": [{"delta": {"content": "hi"}}]}, {"choices": [], "usage": CHAT_USAGE}, b"[DONE]"],
+        (20, 30, 5, 0, 7), id="chat",
+    ),
+    pytest.param(
+        "/v1/responses",
+        [{"type": "response.created", "response": {"usage": None}},
+         {"type": "response.completed", "response": {"usage": RESPONSES_USAGE}}],
+        (20, 30, 5, 0, 7), id="responses",
+    ),
+    pytest.param(
+        "/v1/messages",
+        [{"type": "message_start", "message": {"usage": {**CLAUDE_USAGE, "output_tokens": 1}}},
+         {"type": "content_block_delta", "delta": {"text": "hi"}},
+         {"type": "message_delta", "usage": {"output_tokens": 30}}, {"type": "message_stop"}],
+        (20, 30, 6, 4, 0), id="messages",
+    ),
+    pytest.param(
+        "/v1beta/models/g:streamGenerateContent",
+        [{"usageMetadata": {**GEMINI_USAGE, "candidatesTokenCount": 1}}, {"usageMetadata": GEMINI_USAGE}],
+        (20, 30, 5, 0, 7), id="streamGenerateContent",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "events", "wanted"), STREAMED)
+def test_a_streamed_answer(path: str, events: Any, wanted: Any) -> None:
+    """Figures in the last event, in the first and the last, or in each."""
+    answer = ask(streamed(*events), path, {**MODEL, "stream": True})
+    assert figures(answer.environ["aigw.usage"]) == wanted
+    assert answer.environ["aigw.usage"].estimated is False
+
+
+# --- the extra event
+
+
+LAST = {"choices": [], "usage": CHAT_USAGE}
+FIRST = {"choices": [{"delta": {"content": "hi"}}], "usage": None}
+
+
+def test_an_openai_stream_is_asked_for_its_usage_and_nobody_notices() -> None:
+    """STR-6: `stream_options` is spliced in, and the event that it brings is taken out again."""
+    answer = ask(streamed(FIRST, LAST, b"[DONE]"), CHAT, {**MODEL, "stream": True})
+    (sent,) = answer.sent
+    assert sent.body.startswith(b'{"stream_options":{"include_usage": true},"model": "gpt-4o"')
+    assert answer.body == streamed_body(FIRST, b"[DONE]")
+    assert answer.environ["aigw.usage"].output_tokens == 30
+
+
+def streamed_body(*events: Any) -> bytes:
+    return b"".join(
+        b"data: " + (e if isinstance(e, bytes) else json.dumps(e).encode()) + b"\n\n"
+        for e in events
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [({"stream_options": {"include_usage": True}}, {}), ({}, {"meter": False}), ({"stream": False}, {})],
+)  # fmt: skip
+def test_who_asks_himself_gets_all_and_who_wants_no_meter_is_left_alone(
+    fields: Any, options: Any
+) -> None:
+    """Then neither the body nor the stream is touched."""
+    body = {**MODEL, "stream": True, **fields}
+    answer = ask(streamed(FIRST, LAST, b"[DONE]"), CHAT, body, **options)
+    assert answer.sent[0].body == json.dumps(body).encode()
+    assert answer.body == streamed_body(FIRST, LAST, b"[DONE]")
+    assert ("aigw.usage" in answer.environ) is not bool(options)
+
+
+def test_options_that_are_there_are_kept() -> None:
+    """Only `include_usage` is put in."""
+    body = {**MODEL, "stream": True, "stream_options": {"include_obfuscation": False}}
+    answer = ask(streamed(FIRST, LAST, b"[DONE]"), CHAT, body)
+    assert json.loads(answer.sent[0].body)["stream_options"] == {
+        "include_usage": True, "include_obfuscation": False,
+    }  # fmt: skip
+
+
+def test_a_provider_that_refuses_to_be_asked_is_not() -> None:
+    """Mistral tells by itself, and answers 422 to `stream_options`."""
+    with raw_provider(answering(streamed(FIRST, LAST, b"[DONE]"))) as provider:
+        upstream = Provider("mistral", base_url=provider.url, api_keys=[KEY])
+        body = json.dumps({"model": "m", "stream": True}).encode()
+        answer = call(UpstreamForwarder(upstream=upstream), CHAT, body=body)
+    assert provider.requests[0].body == body
+    assert answer.environ["aigw.usage"].input_tokens == 20
+
+
+@given(st.lists(st.integers(1, 30), max_size=20), st.booleans())
+def test_a_stream_passes_however_it_is_cut(cuts: list[int], hides: bool) -> None:
+    """Cut anywhere, the bytes are the provider's but for the one event, and the figures the same."""
+    data = streamed_body(FIRST, {"choices": []}, LAST, b"[DONE]") + b": comment\n\ndata: torn"
+    meter = EventMeter(DIALECTS["openai"], "", hides_usage=hides, told=lambda tokens: None)
+    out, rest = b"", data
+    for size in cuts:
+        out += meter.feed(rest[:size])
+        rest = rest[size:]
+    out += meter.feed(rest) + meter.finish()
+    without = streamed_body(FIRST, {"choices": []}, b"[DONE]") + b": comment\n\ndata: torn"
+    assert out == (without if hides else data)
+    assert meter.tokens is not None
+    assert meter.tokens.output == 30
+    assert meter.is_over
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "gzip", "br"]))
+def test_nothing_crashes_a_meter(data: bytes, coding: str) -> None:
+    """Whatever a provider sends, it passes."""
+    for dialect in DIALECTS.values():
+        events = EventMeter(dialect, coding, hides_usage=False, told=lambda tokens: None)
+        assert events.feed(data) + events.finish() == data
+        document = WholeMeter(dialect, coding)
+        assert document.feed(data) + document.finish() == data
+
+
+HOSTILE = [{"usage": 5}, {"usage": {"prompt_tokens": -5, "completion_tokens": "x"}}, {"usage": []},
+           {"usage": {"prompt_tokens": 10**30, "completion_tokens": True}}, [], "x", None]  # fmt: skip
+
+
+@pytest.mark.parametrize("document", HOSTILE, ids=str)
+def test_insane_figures_are_clamped(document: Any) -> None:
+    """Nothing that a provider reports adds to a balance or breaks anything."""
+    answer = ask(whole(document), CHAT, MODEL)
+    usage = answer.environ.get("aigw.usage")
+    assert usage is None or (0 <= usage.input_tokens <= 10**12 and usage.output_tokens == 0)
+    assert answer.status == 200
+
+
+# --- broken off
+
+
+def test_what_broke_off_is_counted_by_its_text() -> None:
+    """An aborted stream counts what had been sent, by estimate, and is marked as such."""
+    event = {"choices": [{"delta": {"content": "x" * 40}}]}
+    with raw_provider(answering(streamed(event, event, end=False))) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[KEY])
+        environ = make_environ(CHAT, body=b'{"model": "gpt-4o", "stream": true}')
+        body: Any = UpstreamForwarder(upstream=upstream)(environ, lambda *a: None)
+        with pytest.raises(Exception, match="broke off"):
+            list(body)
+        body.close()
+    usage = environ["aigw.usage"]
+    assert (usage.output_tokens, usage.estimated) == (20, True)
+    assert usage.input_tokens > 0
+
+
+def test_a_client_that_left_is_charged_what_it_got(tmp_path: Path) -> None:
+    """STR-2: closed after an event, the usage so far is in the store when `close()` returns."""
+    store = open_store(f"sqlite:///{tmp_path}/aigw.db")
+    event = {"choices": [{"delta": {"content": "x" * 400}}]}
+
+    def silent(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(streamed(event, end=False))
+        connection.recv(1)
+
+    with raw_provider(silent) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[KEY])
+        app = UpstreamForwarder(upstream=upstream, store=store)
+        environ = make_environ(CHAT, body=b'{"model": "gpt-4o", "stream": true}')
+        body: Any = app(environ, lambda *a: None)
+        assert next(body)
+        body.close()
+    (row,) = store.usage.totals()
+    assert row["output_tokens"] == 100
+
+
+def test_usage_is_booked_before_the_last_event(tmp_path: Path) -> None:
+    """Before the terminal event is handed out, its row is in the store."""
+    store = open_store(f"sqlite:///{tmp_path}/aigw.db")
+
+    def handler(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(streamed(FIRST, LAST, b"[DONE]", end=False))
+        connection.recv(1)  # the end of the chunks never comes
+
+    with raw_provider(handler) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[KEY])
+        app = UpstreamForwarder(upstream=upstream, store=store, prices=PRICES)
+        environ = make_environ(CHAT, body=b'{"model": "gpt-4o", "stream": true}')
+        body: Any = app(environ, lambda *a: None)
+        assert b"[DONE]" in next(body)
+        (row,) = store.usage.totals()
+        assert (row["output_tokens"], row["cost"]) == (30, 20e-6 + 60e-6)
+        body.close()
+
+
+# --- cost
+
+
+def test_the_cost_is_told_in_dollars() -> None:
+    """By the prices that are given, or by those of genai-prices, caches at their own price."""
+    answer = ask(whole({"usage": CHAT_USAGE}), CHAT, MODEL, prices=PRICES)
+    assert answer.environ["aigw.usage"].cost == Decimal("0.00008")
+    listed = ask(whole({"usage": CHAT_USAGE}), CHAT, MODEL)
+    assert listed.environ["aigw.usage"].cost == Decimal(15 * 2500 + 5 * 1250 + 30 * 10_000) / 10**9
+    unknown = ask(whole({"usage": CHAT_USAGE}), CHAT, {"model": "no-such-model-7"})
+    assert unknown.environ["aigw.usage"].cost is None
+
+
+# --- what follows from it
+
+
+def test_a_limit_settles_to_what_the_provider_tells() -> None:
+    """Reserved by bounds, settled by the provider's figures, through the whole gateway."""
+    counters = open_counters("memory:")
+    with raw_provider(answering(whole({"usage": CHAT_USAGE}))) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[KEY])
+        limits = ["9000 tokens/min", "1 usd/day"]
+        app = stack(
+            UpstreamForwarder(upstream=upstream),
+            partial(RateLimiter, limits=limits, by="global", counters=counters, prices=PRICES),
+        )
+        body = json.dumps({**MODEL, "max_tokens": 500}).encode()
+        assert call(app, CHAT, body=body).status == 200
+    used = {count.name.split("|")[1]: count.used for count in counters.counts()}
+    assert used["tokens-60s"] == 50
+    # By the cost that the forwarder tells: the prices of genai-prices.
+    assert used["usd-86400s"] == 15 * 2500 + 5 * 1250 + 30 * 10_000
+
+
+@pytest.fixture
+def budgeted() -> Any:
+    """A whole gateway with so small a budget that the second answer is refused."""
+    with serving(StandInProvider()) as upstream:
+        keys = {"api_keys": [KEY]}
+        app = stack(
+            UpstreamForwarder(
+                upstream=[
+                    Provider("openai", base_url=f"{upstream}/v1", **keys),
+                    Provider("anthropic", base_url=f"{upstream}/v1", **keys),
+                    Provider("google", base_url=f"{upstream}/v1beta", **keys),
+                ]
+            ),
+            partial(KeyAuth, keys=StaticKeys({"ci": "gateway-key"})),
+            partial(RateLimiter, limits="40 output_tokens/min"),
+        )
+        with serving(app) as url:
+            yield url
+
+
+def again(ask_once: Any) -> None:
+    """Ask until the limit is spent."""
+    for _ in range(3):
+        ask_once()
+
+
+QUESTION = " ".join(f"word{n}" for n in range(20))
+
+
+def test_the_sdks_stream_under_a_limit_and_are_refused_when_it_is_spent(budgeted: str) -> None:
+    """OpenAI's SDK streams to the end, sees no usage that it did not ask for, then a 429."""
+    client = openai.OpenAI(base_url=f"{budgeted}/v1", api_key="gateway-key", max_retries=0)
+    messages: Any = [{"role": "user", "content": QUESTION}]
+    chunks = list(client.chat.completions.create(model="gpt-4o", messages=messages, stream=True))
+    assert all(chunk.choices for chunk in chunks)
+    assert "word19" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    with pytest.raises(openai.RateLimitError) as refused:
+        again(lambda: client.chat.completions.create(model="gpt-4o", messages=messages))
+    assert refused.value.code == "rate_limit_exceeded"
+
+
+def test_anthropic_and_google_under_a_limit(budgeted: str) -> None:
+    """The other SDKs get their answers, and then their own errors."""
+    claude = anthropic.Anthropic(base_url=budgeted, api_key="gateway-key", max_retries=0)
+    messages: Any = [{"role": "user", "content": QUESTION}]
+    with claude.messages.stream(model="claude", max_tokens=30, messages=messages) as stream:
+        assert "word19" in stream.get_final_text()
+    with pytest.raises(anthropic.RateLimitError):
+        again(lambda: claude.messages.create(model="claude", max_tokens=30, messages=messages))
+    options = genai.types.HttpOptions(base_url=budgeted)
+    gemini = genai.Client(api_key="gateway-key", http_options=options)
+    with pytest.raises(genai.errors.ClientError, match="429"):
+        again(lambda: gemini.models.generate_content(model="g", contents=QUESTION))
+
+
+# --- splicing
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c\n", 'd"', ""]) | st.text(max_size=5), JSON_VALUES
+    ),
+    st.lists(st.sampled_from(["a", "b", 'd"']), min_size=1, max_size=3, unique=True),
+    st.sampled_from([None, 0, 1]),
+    st.booleans(),
+)
+def test_one_value_changes_and_no_other_byte(
+    document: Any, path: list[str], indent: Any, ascii_only: bool
+) -> None:
+    """`put` gives what changing the document would, and keeps the text around the place."""
+    data = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode()
+    changed = json.loads(put(data, tuple(path), 7))
+    expected = json.loads(data)
+    inner = expected
+    for name in path[:-1]:
+        if not isinstance(inner.get(name), dict):
+            inner[name] = {}
+        inner = inner[name]
+    inner[path[-1]] = 7
+    assert changed == expected
+
+
+def test_the_text_around_is_untouched() -> None:
+    """Spaces, order, escapes and the spelling of numbers stay."""
+    data = b' { "z" : 1.50e3 ,\t"a":"\\u0041" , "max_tokens" : 5 } '
+    assert put(data, ("max_tokens",), 9) == data.replace(b": 5 }", b": 9 }")
+    assert put(b"{}", ("a", "b"), 1) == b'{"a":{"b": 1}}'
