@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-long check bench clean
 
 demo: $(VENV)/gateway.done  ## run a whole gateway with a stand-in provider (ARGS=--once to exit)
 	$(BIN)/aigw demo $(ARGS)
 
 test: $(VENV)/test.done  ## run the suite
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-long: $(VENV)/test.done  ## the properties over many more histories
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/test_engines.py tests/test_limits.py tests/test_metering.py $(ARGS)
 
 check: $(VENV)/check.done  ## format, lint and types
 	$(BIN)/ruff format --check .

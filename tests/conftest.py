@@ -17,7 +17,7 @@ from .redis_server import RedisServer, running_redis
 
 # Deadlines of single examples say more of the machine's other work than of the code.
 settings.register_profile("default", deadline=None, max_examples=100)
-settings.register_profile("long", deadline=None, max_examples=5_000)
+settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import NamedTuple
 
 from .grammar import CONCURRENT, NANO, REQUESTS, USD, Limit
@@ -65,19 +64,25 @@ def rate_headers(reports: Sequence[Report], dialect: str) -> list[tuple[str, str
         ("RateLimit-Policy", ", ".join([report.policy for report in reports])),
         ("RateLimit", ", ".join([_left(report) for report in reports])),
     ]
-    told = _anthropic if dialect == "anthropic" else _openai
-    for unit in _TOLD:
-        # The SDKs' headers have room for one limit of a unit: the one that is nearest.
-        of_unit = [report for report in reports if report.unit == unit]
-        if of_unit and (unit in (REQUESTS, "tokens") or dialect == "anthropic"):
-            headers += told(unit.replace("_", "-"), min(of_unit, key=_remaining))
+    # The SDKs' headers have room for one limit of a unit: the one that is nearest.
+    nearest: dict[str, Report] = {}
+    for report in reports:
+        known = nearest.get(report.unit)
+        if known is None or report.remaining < known.remaining:
+            nearest[report.unit] = report
+    told, units = (_anthropic, _TO_CLAUDE) if dialect == "anthropic" else (_openai, _TO_OTHERS)
+    for unit, name in units:
+        if unit in nearest:
+            headers += told(name, nearest[unit])
     return headers
 
 
-_TOLD = (REQUESTS, "tokens", "input_tokens", "output_tokens")
-
-
-_remaining = attrgetter("remaining")
+_TO_OTHERS = ((REQUESTS, "requests"), ("tokens", "tokens"))
+_TO_CLAUDE = (
+    *_TO_OTHERS,
+    ("input_tokens", "input-tokens"),
+    ("output_tokens", "output-tokens"),
+)
 
 
 def _seconds(microseconds: int) -> int:

@@ -40,25 +40,30 @@ class ChangeWord:
             os.close(fd)
 
     def read(self) -> bytes:
-        """Return the present value.
+        """Return the present value."""
+        return self._map[:_SIZE]
+
+    def look(self) -> None:
+        """Go on with the file that stands at the path now, if it was removed.
+
+        Another process may already tell of changes in another one.
 
         Raises:
-            OSError: the file was removed and cannot be made again.
+            OSError: it cannot be made again.
         """
         try:
             status = os.stat(self._path)
             same = (status.st_dev, status.st_ino) == self._identity
         except OSError:
             same = False
-        if not same:  # another process may already tell of changes in another file
+        if not same:
             self._open()
-            return os.urandom(_SIZE)
-        return self._map[:_SIZE]
+            self._map[:_SIZE] = os.urandom(_SIZE)
 
     def bump(self) -> None:
         """Write a value that was never there: a random one needs no lock over processes.
 
         A reader that catches it half written sees a third value, and only reads once more.
         """
-        self.read()  # where it was removed, to the one that all others see
+        self.look()  # where it was removed, to the one that all others see
         self._map[:_SIZE] = os.urandom(_SIZE)

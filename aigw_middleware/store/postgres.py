@@ -223,6 +223,7 @@ class PostgresDatabase:
         if time.monotonic() - self._heard > TRUST_SECONDS:
             return object()
         try:
+            self._word.look()
             return self._word.read(), self._changes
         except OSError as error:
             raise StoreUnavailable(f"the state directory is gone: {error}") from error

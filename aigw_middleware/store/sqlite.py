@@ -71,6 +71,9 @@ class SQLiteDatabase:
         self._migrations = migrations
         self._synchronous = synchronous
         self._announced = announced
+        self._directory = os.path.dirname(path) or "."
+        self._directory_seen = -1
+        self._tagged_identity = (0, 0)
         self._word: ChangeWord | None = None
         self.closed = False
         self._pool: list[sqlite3.Connection] = []
@@ -110,9 +113,15 @@ class SQLiteDatabase:
         if self._polling_pid != os.getpid():
             self._start_polling()
         try:
-            return self._identity(), self._word.read(), self._unannounced
+            # One look at the directory tells whether a file in it was put in another's place.
+            seen = os.stat(self._directory).st_mtime_ns
+            if seen != self._directory_seen:
+                self._word.look()
+                self._tagged_identity = self._identity()
+                self._directory_seen = seen
         except OSError as error:
-            raise StoreUnavailable(f"the word of {self.path} is gone: {error}") from error
+            raise StoreUnavailable(f"the store {self.path} cannot be reached: {error}") from error
+        return self._tagged_identity, self._word.read(), self._unannounced
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on a connection, outside a transaction.
