@@ -14,6 +14,7 @@ from .denial import Denial, refuse
 from .environ import DECISIONS, enter
 
 if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
@@ -40,7 +41,8 @@ class Gate:
 
     Args:
         app: the wrapped WSGI application.
-        enforce: False reports what would be refused in `aigw.decisions` and refuses nothing.
+        enforce: False reports what would be refused, in `aigw.decisions` and in the answer's
+            header `X-Aigw-Would-Refuse`, and refuses nothing.
     """
 
     def __init__(self, app: WSGIApplication, *, enforce: bool = True) -> None:
@@ -74,8 +76,10 @@ class Gate:
         denial = self.apply(environ)
         environ.setdefault(DECISIONS, []).append(self._decision(denial))
         start_response = self.responder(environ, start_response)
-        if denial is not None and self.enforce:
-            return refuse(environ, start_response, denial)
+        if denial is not None:
+            if self.enforce:
+                return refuse(environ, start_response, denial)
+            start_response = _reporting(denial, start_response)
         try:
             iterable = self.app(environ, start_response)
         except BaseException:
@@ -87,3 +91,15 @@ class Gate:
         if denial is None:
             return self._passed
         return Decision(type(self).__name__, False, denial.code, denial.message, self.enforce)
+
+
+def _reporting(denial: Denial, start_response: StartResponse) -> StartResponse:
+    """Return a `start_response` that tells the operator which rule would have refused."""
+
+    def respond(
+        status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
+    ) -> object:
+        told = [*headers, ("X-Aigw-Would-Refuse", denial.code)]
+        return start_response(status, told, exc_info) if exc_info else start_response(status, told)
+
+    return respond  # type: ignore[return-value]

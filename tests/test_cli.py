@@ -19,13 +19,13 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 
-from aigw_middleware import open_store
+from aigw_middleware import KeyAuth, ManagementAPI, open_store
 from aigw_middleware.cli.root import aigw
 from aigw_middleware.keys import TOKEN_PATTERN
 from aigw_middleware.testing import StandInProvider, serving
 from aigw_middleware.wsgi import build
 
-from .support import CHAT, call
+from .support import CHAT, Inner, call
 
 
 @pytest.fixture
@@ -482,3 +482,38 @@ def test_the_demo_goes_on_until_it_is_interrupted() -> None:
         except requests.ConnectionError:
             return
     raise AssertionError("the gateway of the demo is still there")
+
+
+def test_what_is_counted_is_shown_and_forgotten(tmp_path: Path, store_url: str) -> None:
+    """`aigw limits show|reset` and `GET /limits`: every bucket, or those of one key."""
+    url = f"lmdb:///{tmp_path}/counters"
+    store = open_store(store_url)
+    key, token = store.keys.create(limits=["5/min", "1 usd/day"])
+    other, second = store.keys.create(limits=["9/min"])
+    app = KeyAuth(Inner(), store.keys, counters=url)
+    for presented in (token, second):
+        assert call(app, HTTP_X_API_KEY=presented).status == 200
+    shown = json.loads(run("limits", "show", "--counters", url, "--json").stdout)
+    assert {(row["bucket"], row["limit"], row["used"]) for row in shown} >= {
+        (key.id, "requests-60s", 1), (other.id, "requests-60s", 1),
+    }  # fmt: skip
+    assert all(0 < row["expires_in"] <= 90_000 for row in shown)
+    of_one = json.loads(run("limits", "show", "--key", key.id, "--counters", url, "--json").stdout)
+    assert {row["bucket"] for row in of_one} == {key.id}
+    assert key.id in run("limits", "show", "--counters", url).stdout
+    api = ManagementAPI(store, "admin", counters=url)
+    answer = call(
+        api, "/limits", HTTP_AUTHORIZATION="Bearer admin", QUERY_STRING=f"key_id={key.id}"
+    )
+    assert {row["bucket"] for row in answer.json["limits"]} == {key.id}
+    assert (
+        call(ManagementAPI(store, "admin"), "/limits", HTTP_AUTHORIZATION="Bearer admin").status
+        == 404
+    )
+    run("limits", "reset", "--yes", "--key", key.id, "--counters", url)
+    left = json.loads(run("limits", "show", "--counters", url, "--json").stdout)
+    assert {row["bucket"] for row in left} == {other.id}
+    run("limits", "reset", "--yes", "--counters", url)
+    assert json.loads(run("limits", "show", "--counters", url, "--json").stdout) == []
+    refused = run("limits", "show", "--counters", "memory:")
+    assert (refused.exit_code, "another process" in refused.output) == (2, True)

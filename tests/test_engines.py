@@ -189,3 +189,26 @@ def test_every_engine_decides_as_the_others(
     for engine in machine.engines.values():
         engine.reset(machine.prefix)
         assert engine.counts(machine.prefix) == []
+
+
+def test_machines_whose_clocks_differ_count_the_same(redis_server: RedisServer) -> None:
+    """Two gateways 5 s apart on one Redis, over the end of a calendar's hour: the server decides."""
+    clock = TestClock(redis_server.client())
+    clock.now = 1_790_002_800 * SECOND - 2 * SECOND  # two seconds before the hour
+    clock.tell()
+    (limit,) = parse_limits("2/calendar-hour")
+    demand = Demand("machines|hour", limit.rule, 1, limit.calendar)
+    behind = timed_redis(redis_server, clock)
+    ahead = timed_redis(redis_server, clock)
+    ahead._wall_clock = lambda: clock.now + 5 * SECOND
+    behind._wall_clock = lambda: clock.now - 5 * SECOND
+    assert [engine.reserve([demand]).admitted for engine in (ahead, behind, ahead, behind)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert ahead.reserve([demand]).outcomes == behind.reserve([demand]).outcomes
+    clock.move(2 * SECOND)
+    assert [engine.reserve([demand]).admitted for engine in (behind, ahead, behind)] == [
+        True, True, False,
+    ]  # fmt: skip
+    ahead.close()
+    behind.close()

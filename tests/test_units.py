@@ -597,12 +597,11 @@ def test_a_burst_is_tighter_than_its_window() -> None:
 
 
 def test_a_report_counts_and_refuses_nothing() -> None:
-    """With `enforce=False` what is over a limit is told in the decisions."""
+    """With `enforce=False` what is over a limit is told in the decisions, and in a header."""
     app, _, _ = limited(App(Usage(1, 9)), "9 output_tokens/min", enforce=False)
-    decisions = [
-        call(app, CHAT, body=chat(max_tokens=9)).environ["aigw.decisions"][0] for _ in range(2)
-    ]
-    assert [decision.allowed for decision in decisions] == [True, False]
+    answers = [call(app, CHAT, body=chat(max_tokens=9)) for _ in range(2)]
+    assert [a.environ["aigw.decisions"][0].allowed for a in answers] == [True, False]
+    assert [a.headers.get("X-Aigw-Would-Refuse") for a in answers] == [None, "rate_limit_exceeded"]
 
 
 def test_judging_spends_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,14 @@ def serve(
     if worker_class == "gevent":
         _patch_for_gevent()
     counters = counters or counters_of({"AIGW_STORE": store})
+    _log_to_standard_error()
     if workers > 1 and counters == MEMORY:
         click.echo(
             f"warning: {workers} workers with memory: counters; each counts limits alone, so "
             f"together they admit up to {workers} times a limit",
             err=True,
         )
+    _log_to_standard_error()
     settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
     gateway = partial(_run, build(settings), _options(bind, workers, threads, worker_class))
     if admin_bind is None:
@@ -83,6 +86,12 @@ def serve(
         return
     api = build_management(settings, admin_bind)
     together([gateway, partial(_run, api, _options(admin_bind, 1, 8, "gthread"))])
+
+
+def _log_to_standard_error() -> None:
+    """Show what goes wrong, and the head of the audit, to be kept elsewhere, after each change."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("aigw_middleware.audit").setLevel(logging.INFO)
 
 
 _PATIENT = "aigw_middleware.cli.worker.PatientWorker"

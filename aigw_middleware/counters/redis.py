@@ -137,17 +137,19 @@ class RedisCounters:
     def _arguments(self, demand: Demand, *, mark: int, used: int) -> list[Any]:
         """Return what the script gets of a demand, always as many."""
         _, rule, units, calendar = demand
-        begins = ends = next_ends = 0
+        begins = ends = next_ends = last_begins = 0
         if calendar is not None:
             begins, ends = calendar.period(self._wall_clock())
+            # Its clock may be in another one.
             next_ends = calendar.period(ends).ends
+            last_begins = calendar.period(begins - 1).begins
         costs = [0, 0, 0]
         if rule.kind == "pace":
             more = max(0, used - units)
             costs = [takes(rule, units), takes(rule, 1), takes(rule, more or used)]
         return [
             _KINDS.index(rule.kind), rule.amount, rule.window, units, mark, used,
-            begins, ends, next_ends, *costs,
+            begins, ends, next_ends, *costs, last_begins,
         ]  # fmt: skip
 
     def _keys(self, prefix: str) -> list[bytes]:

@@ -196,7 +196,7 @@ end
 local loaded = {}
 local demands = {}
 for i, key in ipairs(KEYS) do
-  local at = 1 + (i - 1) * 12
+  local at = 1 + (i - 1) * 13
   local function argument(n) return tonumber(ARGV[at + n]) end
   local d = {
     key = key, kind = argument(1), amount = argument(2), window = argument(3),
@@ -210,8 +210,15 @@ for i, key in ipairs(KEYS) do
     loaded[key] = record
   end
   d.now, d.state = record.now, record.state
+  -- The client's period, the one after it or the one before, by the server's clock.
   local ends = argument(8)
-  if d.now >= ends then d.begins = ends; ends = argument(9) end
+  if d.now >= ends then
+    d.begins = ends
+    ends = argument(9)
+  elseif d.now < d.begins then
+    ends = d.begins
+    d.begins = argument(13)
+  end
   d.ends = ends - d.now
   kinds[d.kind].expire(d.state, d)
   demands[i] = d
