@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .key_auth import KeyAuth
     from .keys import ApiKey, StaticKeys
     from .management import ManagementAPI
+    from .model_access import ModelAccess
     from .providers import Provider
     from .rate_limiter import RateLimiter
     from .store import open_store
@@ -51,6 +52,7 @@ __all__ = [
     "IPAllowlist",
     "KeyAuth",
     "ManagementAPI",
+    "ModelAccess",
     "Provider",
     "RateLimiter",
     "StaticKeys",
@@ -70,6 +72,7 @@ _HOMES = {
     "IPAllowlist": ".ip_allowlist",
     "KeyAuth": ".key_auth",
     "ManagementAPI": ".management",
+    "ModelAccess": ".model_access",
     "Provider": ".providers",
     "RateLimiter": ".rate_limiter",
     "StaticKeys": ".keys",

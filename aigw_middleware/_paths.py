@@ -25,6 +25,17 @@ def is_canonical(path: str) -> bool:
     return "//" not in path and "\0" not in path and not has_dot_segment(path)
 
 
+def resolved(path: str) -> str:
+    """Return the path that a reader sees who resolves dot and empty segments."""
+    segments: list[str] = []
+    for segment in path.replace("\\", "/").split("/"):
+        if segment == "..":
+            del segments[-1:]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return "/" + "/".join(segments)
+
+
 class PathPatterns:
     """A set of path patterns.
 

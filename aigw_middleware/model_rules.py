@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._options import several
 from .body import whole
 from .denial import Denial, body_denial
 from .dialects import PLAIN, Dialect, spoken
@@ -47,6 +49,9 @@ class ModelRules:
         self._allow = None if allow is None else _compile(option, allow)
         self._deny = _compile("deny", deny)
 
+    def __bool__(self) -> bool:
+        return self._allow is not None or bool(self._deny)
+
     def allows(self, provider: str | None, model: str) -> bool:
         """Whether `model` of `provider` may be used; both as they will be asked for."""
         names = {model.lower()}
@@ -67,9 +72,7 @@ class ModelRules:
 
 
 def _compile(option: str, patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    if isinstance(patterns, str):
-        patterns = [patterns]
-    return tuple(_pattern(option, pattern) for pattern in patterns)
+    return tuple(_pattern(option, pattern) for pattern in several(option, patterns))
 
 
 def _pattern(option: str, pattern: object) -> re.Pattern[str]:
@@ -103,7 +106,12 @@ def requested_model(dialect: Dialect, path: str, document: dict[str, Any] | None
 
 
 def judge_models(
-    rules: ModelRules, environ: WSGIEnvironment, app: WSGIApplication, *, hand_on: bool
+    rules: ModelRules,
+    environ: WSGIEnvironment,
+    app: WSGIApplication,
+    *,
+    hand_on: bool,
+    optional: bool = False,
 ) -> Denial | None:
     """Judge the request's model, or hand the rule to the forwarder within.
 
@@ -112,9 +120,11 @@ def judge_models(
         environ: the request.
         app: what the gate wraps.
         hand_on: False judges what the body says in any case, and changes nothing.
+        optional: whether a request that names no model is let through.
     """
     if hand_on and has_final_judge(app):
-        environ.setdefault(MODEL_RULES, []).append(rules.judge)
+        rule = partial(_where_named, rules) if optional else rules.judge
+        environ.setdefault(MODEL_RULES, []).append(rule)
         return None
     dialect, path = spoken(environ)
     if dialect is PLAIN:
@@ -124,9 +134,13 @@ def judge_models(
     except BodyError as error:
         return body_denial(error)
     if model is None:
-        return rules.judge(None, None)
+        return None if optional else rules.judge(None, None)
     provider, slash, rest = model.partition("/")
     return rules.judge(provider, rest) if slash else rules.judge(None, model)
+
+
+def _where_named(rules: ModelRules, provider: str | None, model: str | None) -> Denial | None:
+    return None if model is None else rules.judge(provider, model)
 
 
 def _model_in_body(dialect: Dialect, path: str, environ: WSGIEnvironment) -> str | None:

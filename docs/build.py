@@ -22,6 +22,7 @@ PAGES = {
     "ClientAddress": "client-address",
     "IPAllowlist": "ip-allowlist",
     "KeyAuth": "key-auth",
+    "ModelAccess": "model-access",
     "RateLimiter": "rate-limiter",
     "HeaderRewriter": "header-rewriter",
     "UpstreamForwarder": "upstream-forwarder",

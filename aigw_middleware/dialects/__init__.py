@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._paths import is_canonical, resolved
 from ..environ import GOOGLE_CLIENT, full_path, suffixes
 from . import anthropic, gemini, openai, plain
-from ._base import Dialect, Tokens
+from ._base import Dialect, Output, Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -22,6 +23,7 @@ __all__ = [
     "OPENAI",
     "PLAIN",
     "Dialect",
+    "Output",
     "Tokens",
     "client_dialect",
     "dialect_of",
@@ -85,6 +87,13 @@ def spoken(environ: WSGIEnvironment) -> tuple[Dialect, str]:
     the gateway is mounted below. `PLAIN` and the whole path where none of it is an AI API's.
     """
     for path in suffixes(environ):
+        dialect = dialect_of(path, environ)
+        if dialect is not PLAIN:
+            return dialect, path
+    path = full_path(environ)
+    if not is_canonical(path):
+        # Whoever resolves `/v1//x` or `/a/../v1/x` sees an AI path: it is judged as that.
+        path = resolved(path)
         dialect = dialect_of(path, environ)
         if dialect is not PLAIN:
             return dialect, path

@@ -15,14 +15,19 @@ class Output(NamedTuple):
     """How much text a request asks for.
 
     Attributes:
-        cap: the most tokens of one answer; None where the client names none.
         answers: how many answers.
         path: where in the body a cap would be written.
+        caps: the most tokens of one answer, as the client names them, by where they stand.
     """
 
-    cap: int | None
     answers: int
     path: tuple[str, ...]
+    caps: Mapping[tuple[str, ...], int]
+
+    @property
+    def cap(self) -> int | None:
+        """The largest of them; None where the client names none."""
+        return max(self.caps.values(), default=None)
 
 
 class Tokens(NamedTuple):
@@ -105,21 +110,28 @@ def figure(document: Any, *names: str) -> int:
     return min(document, 10**12)
 
 
-def positive(document: Mapping[str, Any], *names: str) -> int | None:
-    """Return the largest of the members `names`, each of which is a positive whole number.
+def caps(
+    document: Mapping[str, Any], *names: str, within: str | None = None
+) -> dict[tuple[str, ...], int]:
+    """Return the members `names`, each of which is a positive whole number, by their paths.
 
     Raises:
         BodyInvalid: one is something else.
     """
-    found = []
+    found: dict[tuple[str, ...], int] = {}
     for name in names:
         value = document.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BodyInvalid(f"{name} must be a positive whole number.")
-        found.append(value)
-    return max(found, default=None)
+        found[(name,) if within is None else (within, name)] = value
+    return found
+
+
+def count_of(document: Mapping[str, Any], *names: str) -> int:
+    """Return the largest of the members `names`, 1 where there is none; as `caps`."""
+    return max(caps(document, *names).values(), default=1)
 
 
 def _event(name: str | None, document: Json) -> bytes:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json, Output, Tokens, _event, figure, positive
+from ._base import Dialect, Json, Output, Tokens, _event, caps, figure
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -49,7 +49,7 @@ class _Anthropic(Dialect):
         if kind not in ("messages", "complete"):
             return None
         name = "max_tokens" if kind == "messages" else "max_tokens_to_sample"
-        return Output(positive(document, name), 1, (name,))
+        return Output(1, (name,), caps(document, name))
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")

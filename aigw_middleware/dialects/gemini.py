@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BodyInvalid
-from ._base import Dialect, Json, Output, Tokens, figure, positive
+from ._base import Dialect, Json, Output, Tokens, caps, count_of, figure
 from .openai import OPENAI
 
 _STATUSES = {
@@ -89,9 +89,9 @@ class _Gemini(Dialect):
             config = {}
         if not isinstance(config, Mapping):
             raise BodyInvalid(f"{name} must be an object.")
-        cap = positive(config, "maxOutputTokens", "max_output_tokens")
-        answers = positive(config, "candidateCount", "candidate_count") or 1
-        return Output(cap, answers, (name, "maxOutputTokens"))
+        named = caps(config, "maxOutputTokens", "max_output_tokens", within=name)
+        answers = count_of(config, "candidateCount", "candidate_count")
+        return Output(answers, (name, "maxOutputTokens"), named)
 
 
 GEMINI = _Gemini()

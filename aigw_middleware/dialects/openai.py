@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json, Output, Tokens, _event, figure, positive
+from ._base import Dialect, Json, Output, Tokens, _event, caps, count_of, figure
 
 SEGMENTS = frozenset(
     {
@@ -44,14 +44,14 @@ class _OpenAI(Dialect):
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         kind = path.strip("/")
         if kind == "responses":
-            return Output(positive(document, "max_output_tokens"), 1, ("max_output_tokens",))
+            return Output(1, ("max_output_tokens",), caps(document, "max_output_tokens"))
         if kind == "completions":
-            answers = positive(document, "n", "best_of") or 1
-            return Output(positive(document, "max_tokens"), answers, ("max_tokens",))
+            answers = count_of(document, "n", "best_of")
+            return Output(answers, ("max_tokens",), caps(document, "max_tokens"))
         if kind != "chat/completions":
             return None
-        cap = positive(document, "max_completion_tokens", "max_tokens")
-        return Output(cap, positive(document, "n") or 1, (_cap_name(document.get("model")),))
+        named = caps(document, "max_completion_tokens", "max_tokens")
+        return Output(count_of(document, "n"), (_cap_name(document.get("model")),), named)
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import whole
-from ..dialects import PLAIN, spoken
+from ..dialects import PLAIN, Dialect, Output, spoken
 from ..errors import BodyInvalid
 from ..model_rules import MAX_BODY_BYTES, requested_model
 
@@ -70,13 +70,12 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     if dialect is PLAIN:
         return _UNKNOWN  # an app that tells what it used in `aigw.usage`
     rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
-    if not dialect.needs_json.fullmatch(rest):
+    found = _document(environ)
+    if found is None:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
         return Wanted(requested_model(dialect, rest, None), CONTEXT, 0, 0)
-    if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
-        raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
+    document = found[2]
     body = whole(environ, MAX_BODY_BYTES)
-    document = body.json()
     model = requested_model(dialect, rest, document)
     bound = max(1, body.size)
     if _refers(document):
@@ -87,6 +86,38 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     most = None if output.cap is None else output.cap * output.answers
     least = 0 if bound > body.size + 1 else body.size // BYTES_A_TOKEN
     return Wanted(model, bound, least, most, output.answers, output.path)
+
+
+def wanted_output(environ: WSGIEnvironment) -> Output | None:
+    """Return how much text a request asks for; None where it makes none.
+
+    Raises:
+        BodyError: its body cannot be judged.
+    """
+    found = _document(environ)
+    return None if found is None else found[0].output(found[1], found[2])
+
+
+def text_tokens(environ: WSGIEnvironment) -> int:
+    """Return the estimated tokens of a request's prompt: four bytes of its body a token.
+
+    Raises:
+        BodyError: its body cannot be judged.
+    """
+    return 0 if _document(environ) is None else whole(environ, MAX_BODY_BYTES).size // 4
+
+
+def _document(environ: WSGIEnvironment) -> tuple[Dialect, str, dict[str, Any]] | None:
+    """Return the dialect of a request, its path in it and its JSON; None where it has none."""
+    dialect, path = spoken(environ)
+    if dialect is PLAIN or environ.get("REQUEST_METHOD") != "POST":
+        return None
+    rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
+    if not dialect.needs_json.fullmatch(rest):
+        return None
+    if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
+        raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
+    return dialect, rest, whole(environ, MAX_BODY_BYTES).json()
 
 
 def _refers(value: Any) -> bool:

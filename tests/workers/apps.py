@@ -37,17 +37,22 @@ def gateway() -> Any:
     )
 
 
+def _now(environ: Any) -> str:
+    return repr(time.monotonic())
+
+
 def limited() -> Any:
     """A gateway whose limits are counted for all workers."""
     upstream = Provider("openai", base_url=os.environ["TEST_UPSTREAM"], api_keys=["sk-x"])
     return stack(
         UpstreamForwarder(upstream=upstream),
+        # Around the decision, which falls in between: at the provider nobody could tell when.
+        partial(HeaderRewriter, request={"set": {"X-Entered": _now}}),
         partial(
             RateLimiter,
             limits=os.environ["TEST_LIMITS"].split(","),
             by="global",
             counters=os.environ["TEST_COUNTERS"],
         ),
-        # Right behind the decision: by the time of its arrival the provider could not tell.
-        partial(HeaderRewriter, request={"set": {"X-Admitted": lambda _: repr(time.monotonic())}}),
+        partial(HeaderRewriter, request={"set": {"X-Admitted": _now}}),
     )

@@ -1,0 +1,137 @@
+"""Say which models may be asked for, and for how much.
+
+Use it where a key alone should not open everything that a provider has. What is judged is the
+model that is asked in the end: where an `UpstreamForwarder` stands within, it asks before each
+candidate. It does not read prompts: what is said to an allowed model is not its affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ._paths import PathPatterns
+from .body import replace, whole
+from .denial import Denial, body_denial
+from .dialects import PLAIN, Output, spoken
+from .environ import full_path
+from .errors import BodyError
+from .gate import Gate
+from .limits.wanted import text_tokens, wanted_output
+from .model_rules import MAX_BODY_BYTES, ModelRules, judge_models
+from .splice import put
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+_TOO_LONG = "The prompt is longer than the {} tokens that are allowed."
+_TOO_MANY = "The request asks for more answers than the {} tokens that are allowed are enough for."
+
+
+class ModelAccess(Gate):
+    """Let requests pass whose model is allowed; 403 `model_not_allowed` for any other.
+
+    ::
+
+        app = ModelAccess(app, ["openai/gpt-4o*", "anthropic/*"], deny=["*-preview"])
+
+    Patterns are matched against `provider/model`, and against the model alone, without regard to
+    case; `*` is the one wildcard. A key's own `models` are judged by `KeyAuth` in the same way:
+    both must allow. Where rules are set, an AI path that names no model (`/v1/files`) is refused
+    unless `paths` lists it, and so is a body that cannot be judged (400 `invalid_request`): one
+    that names the model twice, is no JSON, or has a `Content-Encoding`.
+
+    Args:
+        app: the wrapped WSGI application.
+        allow: patterns of the models that may be asked for; None for all, empty for none.
+        deny: patterns of those that may not, whatever `allow` says.
+        paths: AI paths without a model that are let through, `/v1/files` or `/v1/files/*`.
+        max_input_tokens: a longer prompt is 413 `input_tokens_exceeded`; estimated by the body's
+            bytes, four a token.
+        max_output_tokens: the most that a request may ask for, all of its answers together: put
+            in where the client names no cap, and in the place of a larger one.
+        enforce: False reports in `aigw.decisions`, and refuses and changes nothing.
+
+    Raises:
+        ValueError: an option is wrong.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        allow: Iterable[str] | None = None,
+        *,
+        deny: Iterable[str] = (),
+        paths: Iterable[str] = (),
+        max_input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        enforce: bool = True,
+    ) -> None:
+        super().__init__(app, enforce=enforce)
+        rules = ModelRules(allow, deny, option="allow")
+        self._rules = rules if rules else None
+        self._paths = PathPatterns("paths", paths)
+        self._max_input = _positive("max_input_tokens", max_input_tokens)
+        self._max_output = _positive("max_output_tokens", max_output_tokens)
+
+    def judge(self, environ: WSGIEnvironment) -> Denial | None:
+        """Return the refusal for what the request asks for, changing nothing."""
+        return self._judge(environ, hand_on=False)
+
+    def apply(self, environ: WSGIEnvironment) -> Denial | None:
+        """Judge what is asked for, or hand the rules inwards, and lower a cap that is too high."""
+        denial = self._judge(environ, hand_on=self.enforce)
+        if denial is None and self.enforce and self._max_output is not None:
+            self._lower(environ, self._max_output)
+        return denial
+
+    def _judge(self, environ: WSGIEnvironment, *, hand_on: bool) -> Denial | None:
+        if self._rules is None and self._max_input is None and self._max_output is None:
+            return None
+        if spoken(environ)[0] is PLAIN:
+            return None
+        try:
+            return self._judge_model(environ, hand_on=hand_on) or self._judge_size(environ)
+        except BodyError as error:
+            return body_denial(error)
+
+    def _judge_model(self, environ: WSGIEnvironment, *, hand_on: bool) -> Denial | None:
+        if self._rules is None:
+            return None
+        # A path that is listed needs no model; one that names one is judged all the same.
+        optional = bool(self._paths) and self._paths.opens(full_path(environ))
+        return judge_models(self._rules, environ, self.app, hand_on=hand_on, optional=optional)
+
+    def _judge_size(self, environ: WSGIEnvironment) -> Denial | None:
+        if self._max_input is not None and text_tokens(environ) > self._max_input:
+            return Denial("input_tokens_exceeded", _TOO_LONG.format(self._max_input))
+        if self._max_output is not None:
+            output = wanted_output(environ)
+            if output is not None and output.answers > self._max_output:
+                return Denial("invalid_request", _TOO_MANY.format(self._max_output), param="n")
+        return None
+
+    @staticmethod
+    def _lower(environ: WSGIEnvironment, most: int) -> None:
+        output = wanted_output(environ)
+        if output is None:
+            return
+        each = most // output.answers
+        for path in _too_high(output, each):
+            data = whole(environ, MAX_BODY_BYTES).read()
+            replace(environ, put(data, path, each))
+
+
+def _too_high(output: Output, each: int) -> Iterable[tuple[str, ...]]:
+    """Return where a cap is to be written: in the place of those that are higher, or the first."""
+    if not output.caps:
+        return [output.path]
+    return [path for path, value in output.caps.items() if value > each]
+
+
+def _positive(option: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{option}: {value!r} is no positive number of tokens")
+    return value

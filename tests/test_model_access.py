@@ -1,0 +1,218 @@
+"""`ModelAccess` (MOD-1 to MOD-7)."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+
+from aigw_middleware import ApiKey, KeyAuth, ModelAccess, Provider, UpstreamForwarder, stack
+
+from .support import CHAT, Inner, answering, call, make_environ, raw_provider
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+GEMINI = "/v1beta/models/gemini-pro:generateContent"
+
+
+def chat(model: Any = "gpt-4o", **fields: Any) -> bytes:
+    return json.dumps({"model": model, "messages": [], **fields}).encode()
+
+
+RULES = [
+    (["gpt-4o"], [], "gpt-4o", True),
+    (["gpt-4o"], [], "gpt-4o-mini", False),
+    (["gpt-4o*"], [], "gpt-4o-mini", True),
+    (["openai/gpt-4o*"], [], "openai/gpt-4o", True),
+    (["openai/*"], [], "anthropic/claude", False),
+    (["openai/*"], [], "openai/vendor/deep", True),
+    (["GPT-4o"], [], "gpt-4O", True),
+    (None, ["gpt-4o-mini"], "GPT-4o-MINI", False),
+    (["*"], ["openai/*"], "openai/gpt-4o", False),
+    (["gpt.4o"], [], "gptx4o", False),
+    ([], [], "gpt-4o", False),
+    (None, [], "gpt-4o", True),
+    (None, ["*-preview"], "o1-preview", False),
+]
+
+
+@pytest.mark.parametrize(("allow", "deny", "model", "passes"), RULES)
+def test_patterns(allow: Any, deny: Any, model: str, passes: bool) -> None:
+    """MOD-2, MOD-4: `*` alone is a wildcard, case does not matter, deny beats allow."""
+    answer = call(ModelAccess(Inner(), allow, deny=deny), CHAT, body=chat(model))
+    assert answer.status == (200 if passes else 403)
+    assert answer.code == (None if passes else "model_not_allowed")
+
+
+def test_the_final_model_is_judged_for_each_candidate() -> None:
+    """MOD-3: with a forwarder within, the provider that is asked belongs to the name."""
+    with (
+        raw_provider(answering(OK, keep=True)) as first,
+        raw_provider(answering(OK, keep=True)) as second,
+    ):
+        upstream = [
+            Provider("a", base_url=first.url, models=["m"]),
+            Provider("b", base_url=second.url, models=["m"]),
+        ]
+        app = stack(UpstreamForwarder(upstream=upstream), partial(ModelAccess, allow=["b/*"]))
+        assert call(app, CHAT, body=chat("m")).status == 200
+        none = stack(UpstreamForwarder(upstream=upstream), partial(ModelAccess, allow=["c/*"]))
+        assert call(none, CHAT, body=chat("m")).code == "model_not_allowed"
+    assert (len(first.requests), len(second.requests)) == (0, 1)
+
+
+def test_a_key_and_a_layer_must_both_allow() -> None:
+    """Neither opens what the other closes."""
+
+    class Keys:
+        def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey:
+            return ApiKey(id="k", models=("gpt-4o", "o1"))
+
+    app = stack(Inner(), partial(KeyAuth, keys=Keys()), partial(ModelAccess, deny=["o1"]))
+    statuses = [
+        call(app, CHAT, body=chat(model), HTTP_X_API_KEY="t").status
+        for model in ("gpt-4o", "o1", "gpt-3")
+    ]
+    assert statuses == [200, 403, 403]
+
+
+def test_gemini_names_its_model_in_the_path() -> None:
+    """MOD-5: refused in Gemini's shape, streamed or not."""
+    app = ModelAccess(Inner(), ["gemini-flash"])
+    for path in (GEMINI, GEMINI.replace("generate", "streamGenerate")):
+        answer = call(app, path, body=b"{}")
+        assert (answer.status, answer.json["error"]["status"]) == (403, "PERMISSION_DENIED")
+    assert call(app, GEMINI.replace("-pro", "-flash"), body=b"{}").status == 200
+
+
+HOSTILE = [
+    pytest.param(b'{"model":"gpt-4o-mini","model":"gpt-4o"}', id="MOD-1: two models"),
+    pytest.param(b"[" * 100_000, id="MOD-6: deep"),
+    pytest.param(b'{"model":NaN}', id="MOD-6: NaN"),
+    pytest.param(b'{"model":["gpt-4o"]}', id="MOD-6: a list"),
+    pytest.param(b"\xef\xbb\xbf{}", id="MOD-6: a byte order mark"),
+    pytest.param('{"model":"gpt-4o"}'.encode("utf-16"), id="MOD-6: UTF-16"),
+    pytest.param(b'{"model":"gpt-4o","n":1e400}', id="MOD-7: infinite"),
+    pytest.param(b'{"model":"gpt-4o","max_tokens":' + b"9" * 5000 + b"}", id="MOD-7: long"),
+    pytest.param(b'{"model":"gpt 4o"}', id="no name of a model"),
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE)
+def test_bodies_that_cannot_be_judged(body: bytes) -> None:
+    """Refused as `invalid_request`, quickly, and nothing of it reaches the app."""
+    inner = Inner()
+    before = time.monotonic()
+    answer = call(ModelAccess(inner, ["gpt-4o*"]), CHAT, body=body)
+    assert (answer.status, answer.code, inner.calls) == (400, "invalid_request", 0)
+    assert time.monotonic() - before < 5
+
+
+def test_a_body_with_a_coding_cannot_be_judged() -> None:
+    """What the provider would unpack is not what was judged."""
+    app = ModelAccess(Inner(), ["gpt-4o"])
+    answer = call(app, CHAT, body=chat(), HTTP_CONTENT_ENCODING="gzip")
+    assert answer.code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("path", "listed", "status"),
+    [("/v1/files", (), 403), ("/v1/files", ["/v1/files"], 200), ("/v1/files/x", ["/v1/files/*"], 200),
+     ("/v1/batches", ["/v1/files"], 403), ("/docs", (), 200), ("/v1//files", ["/v1/files"], 403)],
+)  # fmt: skip
+def test_paths_without_a_model(path: str, listed: Any, status: int) -> None:
+    """Refused where rules are set, unless they are listed; other paths are none of its affair."""
+    app = ModelAccess(Inner(), ["gpt-4o"], paths=listed)
+    assert call(app, path).status == status
+
+
+def test_a_listed_path_that_names_a_model_is_judged_all_the_same() -> None:
+    """`paths` opens what names no model, not any model."""
+    app = ModelAccess(Inner(), ["gpt-4o"], paths=["/v1/chat/completions"])
+    assert call(app, CHAT, body=chat("o1")).status == 403
+    assert call(app, CHAT, body=b'{"messages": []}').status == 200
+
+
+# --- bounds
+
+
+CAPPED = [
+    (CHAT, {}, {"max_tokens": 100}),
+    (CHAT, {"max_tokens": 50}, {"max_tokens": 50}),
+    (CHAT, {"max_tokens": 500}, {"max_tokens": 100}),
+    (CHAT, {"max_tokens": 500, "max_completion_tokens": 700},
+     {"max_tokens": 100, "max_completion_tokens": 100}),
+    (CHAT, {"max_tokens": 50, "max_completion_tokens": 700},
+     {"max_tokens": 50, "max_completion_tokens": 100}),
+    (CHAT, {"n": 4}, {"n": 4, "max_tokens": 25}),
+    ("/v1/responses", {"max_output_tokens": 900}, {"max_output_tokens": 100}),
+    ("/v1/messages", {"max_tokens": 900}, {"max_tokens": 100}),
+    (GEMINI, {"generationConfig": {"maxOutputTokens": 900, "topK": 1}},
+     {"generationConfig": {"maxOutputTokens": 100, "topK": 1}}),
+    (GEMINI, {}, {"generationConfig": {"maxOutputTokens": 100}}),
+    ("/v1/embeddings", {"input": "x"}, {"input": "x"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "fields", "wanted"), CAPPED)
+def test_the_output_is_bounded(path: str, fields: Any, wanted: Any) -> None:
+    """A cap is put in where there is none and lowered where it is higher, for all answers together."""
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    body = json.dumps({"model": "gpt-4o", **fields}).encode()
+    assert call(ModelAccess(app, max_output_tokens=100), path, body=body).status == 200
+    assert seen == [{"model": "gpt-4o", **wanted}]
+
+
+def test_more_answers_than_tokens_are_refused() -> None:
+    """What could not even be one token each."""
+    answer = call(ModelAccess(Inner(), max_output_tokens=3), CHAT, body=chat(n=4))
+    assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+def test_a_prompt_that_is_too_long_is_refused() -> None:
+    """413, estimated by the body's bytes."""
+    app = ModelAccess(Inner(), max_input_tokens=100)
+    assert call(app, CHAT, body=chat(prompt="x" * 300)).status == 200
+    answer = call(app, CHAT, body=chat(prompt="x" * 400))
+    assert (answer.status, answer.code) == (413, "input_tokens_exceeded")
+
+
+def test_a_report_changes_nothing() -> None:
+    """With `enforce=False` neither a refusal nor a cap."""
+    inner = Inner()
+    app = ModelAccess(inner, ["o1"], max_output_tokens=5, enforce=False)
+    body = chat(max_tokens=50)
+    answer = call(app, CHAT, body=body)
+    assert answer.status == 200
+    assert answer.environ["aigw.decisions"][0].code == "model_not_allowed"
+    assert inner.environs[0]["CONTENT_LENGTH"] == str(len(body))
+
+
+def test_judging_changes_nothing() -> None:
+    """`judge` tells what would be, and leaves the environ as it is."""
+    app = ModelAccess(Inner(), ["o1"], max_output_tokens=5)
+    environ = make_environ(CHAT, body=chat("o1"))
+    length = environ["CONTENT_LENGTH"]
+    assert app.judge(environ) is None
+    assert environ["CONTENT_LENGTH"] == length
+    assert "aigw.model_rules" not in environ
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"allow": 5}, "allow"), ({"allow": ["a b"]}, "allow"), ({"deny": [""]}, "deny"),
+     ({"paths": ["files"]}, "paths"), ({"max_input_tokens": 0}, "max_input_tokens"),
+     ({"max_output_tokens": "5"}, "max_output_tokens"), ({"max_output_tokens": True}, "max_output_tokens")],
+)  # fmt: skip
+def test_wrong_options_are_named(options: Any, named: str) -> None:
+    """A wrong option is a ValueError when it is built."""
+    with pytest.raises(ValueError, match=f"^{named}: "):
+        ModelAccess(Inner(), **options)
