@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from .stack import stack
 
 if TYPE_CHECKING:
+    from .access_log import AccessLog
     from .client_address import ClientAddress
     from .counters import open_counters
     from .errors import StoreUnavailable
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessLog",
     "ApiKey",
     "ClientAddress",
     "Decision",
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AccessLog": ".access_log",
     "ApiKey": ".keys",
     "ClientAddress": ".client_address",
     "Decision": ".gate",

@@ -27,6 +27,7 @@ from .body import (
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
 from .environ import (
+    ATTEMPTS,
     BODY,
     BYPASSED,
     CLAIMS,
@@ -35,6 +36,7 @@ from .environ import (
     KEY_ALIVE,
     MODEL,
     PROVIDER,
+    UPSTREAM_WAIT,
     USAGE,
     WATCHED,
     Bypassed,
@@ -210,7 +212,9 @@ class UpstreamForwarder:
             return refuse(environ, start_response, store_denial(error))
         if isinstance(plan, Denial):
             return refuse(environ, start_response, plan)
+        started = time.monotonic()
         answer = self._attempt(environ, plan)
+        environ[UPSTREAM_WAIT] = time.monotonic() - started
         if isinstance(answer, Denial):
             return refuse(environ, start_response, answer)
         return self._respond(environ, start_response, answer)
@@ -280,6 +284,7 @@ class UpstreamForwarder:
                     continue
                 return denial
             plan = plan.with_body_of(environ)
+            environ[ATTEMPTS] = environ.get(ATTEMPTS, 0) + 1
             try:
                 response = self._transport().send(plan.request(candidate), self._timeouts, deadline)
             except BodyError as error:

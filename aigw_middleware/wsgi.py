@@ -12,17 +12,19 @@ is set. A gateway key is asked for on every path but `/healthz`.
 - `AIGW_SECRET`: what seals the keys of providers in the store.
 - `AIGW_COUNTERS`: where limits are counted; by default beside the store (`lmdb:`), for all workers
   of the machine, where the extra `lmdb` is installed, else in `memory:`.
+- `AIGW_ACCESS_LOG`: a file that gets a line of JSON for each request; `-` is standard output.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .access_log import AccessLog
 from .counters import open_counters
 from .denial import Denial, refuse
 from .environ import full_path
@@ -63,10 +65,13 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     if secret:
         store.provider_keys.check()  # another secret is told now, not by the first request
     counters = counters_of(variables)
-    return stack(
-        UpstreamForwarder(_own_paths, upstream=providers, store=store),
-        partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters),
-    )
+    layers: list[Callable[[WSGIApplication], WSGIApplication]] = [
+        partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters)
+    ]
+    log = variables.get("AIGW_ACCESS_LOG")
+    if log:
+        layers.insert(0, partial(AccessLog, destination=None if log == "-" else log))
+    return stack(UpstreamForwarder(_own_paths, upstream=providers, store=store), *layers)
 
 
 def counters_of(variables: Mapping[str, str]) -> str:

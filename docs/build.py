@@ -19,6 +19,7 @@ from aigw_middleware.store.usage import UsageStore
 HERE = Path(__file__).parent
 PAGES = {
     "stack": "stack",
+    "AccessLog": "access-log",
     "ClientAddress": "client-address",
     "IPAllowlist": "ip-allowlist",
     "KeyAuth": "key-auth",

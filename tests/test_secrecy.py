@@ -74,6 +74,7 @@ class Gateway:
                 [
                     sys.executable, "-m", "aigw_middleware", "serve", "--workers", "2",
                     "--bind", self.url.removeprefix("http://"),
+                    "--access-log", f"{directory}/access.log",
                     "--admin-bind", self.api.removeprefix("http://"),
                 ],
                 env={**os.environ, **environ}, stdout=log, stderr=log,
@@ -171,6 +172,8 @@ def test_no_secret_is_in_anything_that_the_gateway_left(gateway: Gateway) -> Non
     # What people may see: the last four letters, behind asterisks.
     found = {what: leaked(secret, everything) for what, secret in planted.items()}
     assert found == {what: set() for what in planted}
+    lines = (gateway.directory / "access.log").read_text().splitlines()
+    assert {json.loads(line)["status"] for line in lines} >= {200, 400, 401, 429, 500, 502}
 
 
 def errors_about(gateway: Gateway) -> bytes:

@@ -48,6 +48,13 @@ if TYPE_CHECKING:
     "[env: AIGW_COUNTERS]",
 )
 @click.option(
+    "--access-log",
+    envvar="AIGW_ACCESS_LOG",
+    default=None,
+    help="A file that gets a line of JSON for each request; - is standard output. "
+    "[env: AIGW_ACCESS_LOG]",
+)
+@click.option(
     "--admin-bind",
     default=None,
     help="Address of the management API, apart from the gateway's; it needs AIGW_ADMIN_TOKEN.",
@@ -59,6 +66,7 @@ def serve(
     worker_class: str,
     store: str,
     counters: str | None,
+    access_log: str | None,
     admin_bind: str | None,
 ) -> None:
     """Run the gateway for every provider that has a key.
@@ -80,6 +88,8 @@ def serve(
         )
     _log_to_standard_error()
     settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
+    if access_log:
+        settings["AIGW_ACCESS_LOG"] = access_log
     gateway = partial(_run, build(settings), _options(bind, workers, threads, worker_class))
     if admin_bind is None:
         gateway()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..denial import Denial
 from ..dialects import client_dialect
-from ..environ import USAGE, request_id
+from ..environ import END, USAGE, request_id
 from ..errors import LimitReached
 from .holding import Holding
 
@@ -102,6 +102,7 @@ class HeldAnswer:
     def _end(self, unit: str, data: bytes) -> bytes:
         """Hand on what has come, and in an event stream say why no more does."""
         self._ended = denial = self._refusal(unit)
+        self._environ[END] = "budget"
         self._close_iterable()  # the provider is not to go on for nobody
         if not self._head.is_events:
             if not data:
