@@ -59,6 +59,7 @@ from .forwarding.metering import (
     metering_of,
     streams_without_usage,
 )
+from .forwarding.naming import read_aliases, resolve
 from .forwarding.redaction import redact_body, redact_headers
 from .forwarding.request_headers import request_headers
 from .forwarding.response_headers import header, is_event_stream, response_headers
@@ -72,7 +73,7 @@ from .forwarding.route import (
 )
 from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Request, Response, Timeouts, Transport, shared_transport
-from .forwarding.url import BaseURL, query
+from .forwarding.url import BaseURL, query, quote_path
 from .limits.enforcing import RESERVERS
 from .model_rules import MODEL_RULES, requested_model
 from .providers import Provider
@@ -102,8 +103,10 @@ class UpstreamForwarder:
         app = UpstreamForwarder(upstream=Provider("openai", api_keys=["sk-..."]))
         app = UpstreamForwarder(upstream="http://127.0.0.1:8000")      # a plain reverse proxy
 
-    With a `Provider` the client's `/v1` (Gemini: `/v1beta` too) stands for its base URL, only
-    paths of AI APIs are served, and bodies are judged: what must be JSON and is not is refused,
+    Which provider is asked is told by the dialect and the model: `openai/gpt-4o` (or
+    `openai:gpt-4o`) names one, a provider's `models` list those that it serves, and else the first
+    that speaks the dialect is asked. With a `Provider` the client's `/v1` (Gemini: `/v1beta` too)
+    stands for its base URL, only paths of AI APIs are served, and bodies are judged: what must be JSON and is not is refused,
     and nothing is sent. A plain URL gets every path behind its own, and bodies as they come.
 
     The client's credentials (`Authorization`, `X-Api-Key`, `Api-Key`, `X-Goog-Api-Key`, `?key=`)
@@ -133,8 +136,12 @@ class UpstreamForwarder:
         meter: whether what an answer has used is read off it, for `aigw.usage`. A chat that
             OpenAI's dialect streams is then asked for its usage (`stream_options`), and the extra
             event is taken out again where the client did not ask for it.
+        aliases: from a model's name to the one that is asked for, `{"fast": "openai/gpt-4o-mini"}`;
+            the value in the body is replaced, and no other byte of it.
         prices: from `provider/model` to USD a million (input, output) tokens, before those of
             `genai-prices`, for the cost in `aigw.usage`.
+        retry_unsafe: True asks the next candidate also where the last one may have done the work
+            (no answer came after the request went out), which it then may bill twice.
         transport: a `requests` transport adapter that sends in the place of our own client.
 
     Raises:
@@ -155,7 +162,9 @@ class UpstreamForwarder:
         stream_timeout: float = 900,
         max_body_bytes: int = MAX_BODY_BYTES,
         meter: bool = True,
+        aliases: Mapping[str, str] | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,
+        retry_unsafe: bool = False,
         transport: BaseAdapter | None = None,
     ) -> None:
         if app is not None and not callable(app):
@@ -186,7 +195,9 @@ class UpstreamForwarder:
             raise ValueError(f"max_body_bytes: {max_body_bytes!r} is no number of bytes")
         self._max_body_bytes = max_body_bytes
         self._meter = bool(meter)
+        self._aliases = read_aliases(aliases)
         self._prices = Prices(prices)
+        self._retry_unsafe = bool(retry_unsafe)
         self._transport = _transport(transport)
 
     @property
@@ -238,7 +249,15 @@ class UpstreamForwarder:
     def _provider_plan(self, environ: WSGIEnvironment, method: str, path: AIPath) -> _Plan | Denial:
         model = _judge_body(environ, method, path, self._max_body_bytes)
         asks = self._meter and method == "POST" and streams_without_usage(environ, path)
-        keyed = [(provider, self._keys(provider)) for provider in self._providers]
+        chosen = self._providers
+        if model is not None:
+            named = resolve(model, self._providers, self._aliases)
+            if named.model != model:
+                path = _renamed(environ, path, model, named.model, self._max_body_bytes)
+                model = named.model
+            if named.provider is not None:
+                chosen = tuple(p for p in chosen if p.name == named.provider)
+        keyed = [(provider, self._keys(provider)) for provider in chosen]
         candidates = provider_candidates(keyed, path, model)
         if not candidates:
             return Denial(
@@ -290,7 +309,8 @@ class UpstreamForwarder:
             except BodyError as error:
                 return body_denial(error)
             except UpstreamError as error:
-                if number < last and not error.sent and time.monotonic() < deadline:
+                again = self._retry_unsafe or not error.sent
+                if number < last and again and time.monotonic() < deadline:
                     continue
                 return _upstream_denial(error)
             if number < last and _may_differ_elsewhere(response.status):
@@ -580,6 +600,18 @@ def _judge_body(environ: WSGIEnvironment, method: str, path: AIPath, max_bytes: 
     if model is None and document is not None and dialect.needs_model.fullmatch(path.rest):
         raise BodyInvalid("The request's body names no model.")
     return model
+
+
+def _renamed(environ: WSGIEnvironment, path: AIPath, old: str, new: str, max_bytes: int) -> AIPath:
+    """Put another model's name in the place of the client's, in the body or in the path."""
+    body = whole(environ, max_bytes)
+    if has_body(environ) and body.size and path.dialect.needs_json.fullmatch(path.rest):
+        document = body.json()
+        if document.get("model") == old:
+            replace(environ, put(body.read(), ("model",), new))
+            return path
+    rest = path.rest.replace(f"/{old}", f"/{new}", 1)
+    return path._replace(rest=rest, raw=quote_path(rest))
 
 
 def _allowed(

@@ -16,7 +16,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from aigw_middleware import Provider, UpstreamForwarder, stack
+from aigw_middleware import ModelAccess, Provider, UpstreamForwarder, stack
 from aigw_middleware.errors import ClientLeft, UpstreamBroken, UpstreamTimeout
 from aigw_middleware.testing import StandInProvider, serving
 
@@ -1361,3 +1361,85 @@ def test_adapters_of_others_are_used() -> None:
     answer = call(UpstreamForwarder(upstream="http://h/base", transport=adapter), "/x")
     assert (answer.status, answer.body, answer.headers["X-A"]) == (201, b"canned", "1")
     assert (adapter.seen.url, adapter.seen.method) == ("http://h/base/x", "GET")
+
+
+# --- names of models
+
+
+NAMED = [
+    ("gpt-4o", "openai", "gpt-4o"),
+    ("openai/gpt-4o", "openai", "gpt-4o"),
+    ("OpenAI:gpt-4o", "openai", "gpt-4o"),
+    ("groq/vendor/llama-3", "groq", "vendor/llama-3"),
+    ("groqcloud/llama-3", "groq", "llama-3"),
+    ("fast", "groq", "llama-3"),
+    ("FAST", "groq", "llama-3"),
+    ("plain", "openai", "gpt-4o-mini"),
+    ("nobody/gpt-4o", "openai", "nobody/gpt-4o"),
+    ("mine/odd", "mine", "mine/odd"),
+    ("ft:gpt-4o:acme::x", "openai", "ft:gpt-4o:acme::x"),
+]
+
+
+@pytest.mark.parametrize(("model", "asked", "sent"), NAMED)
+def test_a_model_may_name_its_provider(model: str, asked: str, sent: str) -> None:
+    """`provider/model`, aliases and lists: who is asked, and by which name; no other byte changes."""
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = [
+            openai(provider.url),
+            Provider("groq", base_url=provider.url, api_keys=[KEY]),
+            Provider("mine", base_url=provider.url, models=["mine/odd"]),
+        ]
+        aliases = {"fast": "groq/llama-3", "plain": "gpt-4o-mini"}
+        app = UpstreamForwarder(upstream=upstream, aliases=aliases)
+        body = b'{ "stream":false,\t"model" : "%b", "n": 1.0e0 }' % model.encode()
+        answer = call(app, CHAT, body=body)
+    assert (answer.environ["aigw.provider"], answer.environ["aigw.model"]) == (asked, sent)
+    assert provider.requests[0].body == body.replace(model.encode(), sent.encode())
+
+
+def test_a_model_in_the_path_may_be_an_alias() -> None:
+    """Gemini names it there."""
+    with raw_provider(answering(OK)) as provider:
+        upstream = Provider("google", base_url=provider.url, api_keys=[KEY])
+        app = UpstreamForwarder(upstream=upstream, aliases={"fast": "gemini/gemini-flash"})
+        call(app, "/v1beta/models/fast:generateContent", body=b"{}")
+    assert provider.requests[0].line == "POST /models/gemini-flash:generateContent HTTP/1.1"
+
+
+def test_rules_are_judged_on_what_an_alias_stands_for() -> None:
+    """MOD-3: allowing the alias opens nothing, allowing the model does."""
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = openai(provider.url)
+        inner = partial(UpstreamForwarder, upstream=upstream, aliases={"fast": "openai/gpt-4o"})
+        statuses = [
+            call(ModelAccess(inner(), [pattern]), CHAT, body=b'{"model": "fast"}').status
+            for pattern in ("fast", "openai/gpt-4o-mini", "openai/gpt-4o", "gpt-4o")
+        ]
+    assert statuses == [403, 403, 200, 200]
+
+
+@pytest.mark.parametrize("aliases", [5, {"a b": "x"}, {"a": 5}, {"a": "b", "b": "c"}, {"": "x"}])
+def test_wrong_aliases_are_named(aliases: Any) -> None:
+    """An alias is a model's name, and stands for no other alias."""
+    with pytest.raises(ValueError, match=r"^aliases: "):
+        UpstreamForwarder(upstream=openai("http://h"), aliases=aliases)
+
+
+@pytest.mark.parametrize(("unsafe", "status"), [(False, 504), (True, 200)])
+def test_what_may_have_been_done_is_sent_again_only_when_that_is_allowed(
+    unsafe: bool, status: int
+) -> None:
+    """No answer came after the request went out: the next is asked with `retry_unsafe` alone."""
+
+    def silent(connection: socket.socket, request: RawRequest) -> None:
+        connection.recv(1)
+
+    with raw_provider(silent) as first, raw_provider(answering(OK)) as second:
+        upstream = [
+            Provider("a", base_url=first.url, models=["m"]),
+            Provider("b", base_url=second.url, models=["m"]),
+        ]
+        app = UpstreamForwarder(upstream=upstream, first_byte_timeout=0.1, retry_unsafe=unsafe)
+        assert call(app, CHAT, body=b'{"model": "m"}').status == status
+    assert len(second.requests) == int(unsafe)

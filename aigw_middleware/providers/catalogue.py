@@ -79,6 +79,20 @@ CATALOGUE = {
     "groq": _openai_like("https://api.groq.com/openai/v1", "GROQ_API_KEY", "groqcloud"),
     # https://docs.mistral.ai/api
     "mistral": _openai_like("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    # https://docs.x.ai/docs/api-reference
+    "xai": _openai_like("https://api.x.ai/v1", "XAI_API_KEY", "x-ai", "grok"),
+    # https://docs.together.ai/docs/openai-api-compatibility
+    "together": _openai_like("https://api.together.xyz/v1", "TOGETHER_API_KEY", "together-ai"),
+    # https://docs.fireworks.ai/tools-sdks/openai-compatibility
+    "fireworks": _openai_like(
+        "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", "fireworks-ai"
+    ),
+    # https://docs.cohere.com/docs/compatibility-api
+    "cohere": _openai_like("https://api.cohere.ai/compatibility/v1", "CO_API_KEY"),
+    # https://docs.perplexity.ai/guides/chat-completions-guide
+    "perplexity": _openai_like("https://api.perplexity.ai", "PERPLEXITY_API_KEY"),
+    # https://inference-docs.cerebras.ai/resources/openai
+    "cerebras": _openai_like("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
     # https://openrouter.ai/docs/api-reference/overview
     "openrouter": _openai_like("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "open-router"),
 }
