@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .gate import Decision
     from .header_rewriter import HeaderRewriter
     from .ip_allowlist import IPAllowlist
+    from .jwt_auth import JWTAuth
     from .key_auth import KeyAuth
     from .keys import ApiKey, StaticKeys
     from .management import ManagementAPI
@@ -52,6 +53,7 @@ __all__ = [
     "Decision",
     "HeaderRewriter",
     "IPAllowlist",
+    "JWTAuth",
     "KeyAuth",
     "ManagementAPI",
     "ModelAccess",
@@ -73,6 +75,7 @@ _HOMES = {
     "Decision": ".gate",
     "HeaderRewriter": ".header_rewriter",
     "IPAllowlist": ".ip_allowlist",
+    "JWTAuth": ".jwt_auth",
     "KeyAuth": ".key_auth",
     "ManagementAPI": ".management",
     "ModelAccess": ".model_access",

@@ -109,11 +109,15 @@ class RateLimiter(LimitedGate):
             bucket = self._bucket(environ)
             return self.spend(self._limits, self._counters, bucket, environ, self.app)
         except StoreUnavailable as error:
-            if not self._fail_open:
-                self._said.error("counters unavailable, requests are refused: %s", error)
-                return store_denial(error)
-            self._said.error("counters unavailable, requests are let in uncounted: %s", error)
-            return None
+            return self.engine_down(error)
+
+    def engine_down(self, error: StoreUnavailable) -> Denial | None:
+        """Refuse, or let in with `fail_open`; either is said once a minute."""
+        if not self._fail_open:
+            self._said.error("counters unavailable, requests are refused: %s", error)
+            return store_denial(error)
+        self._said.error("counters unavailable, requests are let in uncounted: %s", error)
+        return None
 
     def _warn(self) -> None:
         self._warned = True
@@ -155,6 +159,10 @@ def _one_bucket(by: str | Bucket) -> tuple[Bucket, str]:
     if callable(by):
         named = by if hasattr(by, "__qualname__") else type(by)
         text = f"{named.__module__}.{named.__qualname__}"
+        if named.__qualname__.endswith("<lambda>"):
+            # Two of them have one name, but not one place.
+            code = by.__code__
+            text += f":{code.co_firstlineno}:{hash(code) & 0xFFFF}"
         return lambda environ: _bounded(str(by(environ))), text
     if by in _BUCKETS:
         return _BUCKETS[by], by

@@ -58,6 +58,7 @@ from .forwarding.metering import (
     Metering,
     metering_of,
     streams_without_usage,
+    without_codings,
 )
 from .forwarding.naming import read_aliases, resolve
 from .forwarding.redaction import redact_body, redact_headers
@@ -106,8 +107,9 @@ class UpstreamForwarder:
     Which provider is asked is told by the dialect and the model: `openai/gpt-4o` (or
     `openai:gpt-4o`) names one, a provider's `models` list those that it serves, and else the first
     that speaks the dialect is asked. With a `Provider` the client's `/v1` (Gemini: `/v1beta` too)
-    stands for its base URL, only paths of AI APIs are served, and bodies are judged: what must be JSON and is not is refused,
-    and nothing is sent. A plain URL gets every path behind its own, and bodies as they come.
+    stands for its base URL, only paths of AI APIs are served, and bodies are judged: what must be
+    JSON and is not is refused, and nothing is sent. A plain URL gets every path behind its own, and
+    bodies as they come.
 
     The client's credentials (`Authorization`, `X-Api-Key`, `Api-Key`, `X-Goog-Api-Key`, `?key=`)
     are never sent upstream. No redirects are followed, no cookies kept, no proxy variables or
@@ -274,6 +276,8 @@ class UpstreamForwarder:
         if model is not None:
             environ[MODEL] = model
         headers = request_headers(environ, provider=True)
+        if ASKED in environ:
+            headers = without_codings(headers)
         return _Plan(method, allowed, query(environ), headers, body.blocks, body.size)
 
     def _keys(self, provider: Provider) -> Sequence[str]:

@@ -23,6 +23,7 @@ PAGES = {
     "ClientAddress": "client-address",
     "IPAllowlist": "ip-allowlist",
     "KeyAuth": "key-auth",
+    "JWTAuth": "jwt-auth",
     "ModelAccess": "model-access",
     "RateLimiter": "rate-limiter",
     "HeaderRewriter": "header-rewriter",

@@ -308,6 +308,52 @@ def test_usage_is_booked_before_the_last_event(tmp_path: Path) -> None:
         body.close()
 
 
+def test_a_figure_of_the_beginning_is_no_figure_of_the_end() -> None:
+    """Anthropic tells one token at first: what broke off is counted by its text all the same."""
+    start = {
+        "type": "message_start",
+        "message": {"usage": {"input_tokens": 25, "output_tokens": 1}},
+    }
+    delta = {"type": "content_block_delta", "delta": {"text": "x" * 4000}}
+    with raw_provider(answering(streamed(start, delta, end=False))) as provider:
+        upstream = Provider("anthropic", base_url=provider.url, api_keys=[KEY])
+        environ = make_environ("/v1/messages", body=b'{"model": "c", "max_tokens": 9}')
+        body: Any = UpstreamForwarder(upstream=upstream)(environ, lambda *a: None)
+        next(body)
+        body.close()
+    usage = environ["aigw.usage"]
+    assert (usage.input_tokens, usage.output_tokens, usage.estimated) == (25, 1000, True)
+
+
+MIMICS = [
+    ("openai", {"type": "response.created", "response": {"metadata": {"a": "response.completed"}}}),
+    ("anthropic", {"type": "content_block_start", "content_block": {"name": "message_stop"}}),
+    ("gemini", {"candidates": [{"finishReason": "STOP"}], "usageMetadata": {}}),
+]
+
+
+@pytest.mark.parametrize(("dialect", "event"), MIMICS)
+def test_what_a_client_may_have_echoed_ends_nothing(dialect: str, event: Any) -> None:
+    """Only an event's own type says that it is the last one."""
+    meter = EventMeter(DIALECTS[dialect], "", hides_usage=False, told=lambda tokens: None)
+    meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert meter.is_over is False
+
+
+def test_a_whole_stream_that_tells_nothing_keeps_its_reservation() -> None:
+    """Nobody knows what was thought behind it: what was reserved is what counts."""
+    counters = open_counters("memory:")
+    events = streamed({"choices": [{"delta": {"content": "hi"}}]}, b"[DONE]")
+    with raw_provider(answering(events)) as provider:
+        limiter = partial(
+            RateLimiter, limits="9000 output_tokens/min", by="global", counters=counters
+        )
+        app = stack(UpstreamForwarder(upstream=provider.url), limiter)
+        body = json.dumps({**MODEL, "max_tokens": 5000, "stream": True}).encode()
+        assert call(app, CHAT, body=body).status == 200
+    assert [count.used for count in counters.counts()] == [5000]
+
+
 # --- cost
 
 

@@ -16,13 +16,14 @@ from aigw_middleware import (
     KeyAuth,
     Provider,
     RateLimiter,
+    StoreUnavailable,
     UpstreamForwarder,
     Usage,
     open_counters,
     stack,
 )
+from aigw_middleware.counters.keeper import keeper_of
 from aigw_middleware.counters.memory import MemoryCounters
-from aigw_middleware.errors import LimitReached
 from aigw_middleware.limits.states import LEASE, SECOND
 from aigw_middleware.limits.wanted import CONTEXT, wanted
 
@@ -445,6 +446,7 @@ def test_an_answer_that_nobody_closes_is_settled_when_it_is_forgotten() -> None:
     iterable: Any = limiter(make_environ(), lambda *a: None)
     assert used(counters) == {"concurrent": 1}
     del iterable
+    keeper_of(counters).drain()  # as the next request does, and the thread that renews slots
     assert used(counters) == {}
 
 
@@ -463,8 +465,6 @@ def test_a_slot_is_a_lease() -> None:
 
 def test_slots_are_renewed_while_the_request_lives() -> None:
     """The keeper renews what is held, and tells a holding that has lost its slot."""
-    from aigw_middleware.counters.keeper import keeper_of
-
     limiter, counters, clock = limited(App(chunks=[b"1", b"2", b"3"]), "1 concurrent")
     held: Any = limiter(make_environ(), lambda *a: None)
     for _ in range(5):
@@ -524,8 +524,8 @@ def test_a_stream_that_gets_no_more_ends_cleanly(path: str, limit: str, code: st
         assert charged == 140
 
 
-def test_another_answer_that_gets_no_more_is_cut() -> None:
-    """Without events nothing can be said: the iterable raises, on which a server aborts."""
+def test_another_answer_is_not_cut_and_pays() -> None:
+    """Without events there is no stream to end: all of it is charged when it is closed."""
 
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Type", "application/json")])
@@ -533,9 +533,9 @@ def test_another_answer_that_gets_no_more_is_cut() -> None:
             environ["aigw.usage"] = Usage(5, 999)
             yield b"x"
 
-    limiter, _, _ = limited(app, "100 output_tokens/min")
-    with pytest.raises(LimitReached):
-        call(limiter, CHAT, body=chat(max_tokens=50))
+    limiter, counters, _ = limited(app, "100 output_tokens/min")
+    assert call(limiter, CHAT, body=chat(max_tokens=50)).body == b"xxx"
+    assert used(counters) == {"output_tokens-60s": 999}
 
 
 def test_a_torn_line_is_ended_before_the_event() -> None:
@@ -612,3 +612,184 @@ def test_judging_spends_nothing() -> None:
     assert denial is not None
     assert denial.code == "invalid_request"
     assert used(counters) == {}
+
+
+# --- what a fresh reader found
+
+
+def test_a_calendar_limit_of_requests_alone() -> None:
+    """It is counted in its period, however many other buckets come and go."""
+    clock = Clock(1_790_000_000 * SECOND)
+    counters = MemoryCounters(clock=clock, wall_clock=clock)
+    limiter = RateLimiter(App(), "2/calendar-day", by="header:X-U", counters=counters)
+    statuses = [call(limiter, HTTP_X_U="a").status for _ in range(3)]
+    for number in range(50):
+        call(limiter, HTTP_X_U=str(number))
+    statuses.append(call(limiter, HTTP_X_U="a").status)
+    assert statuses == [200, 200, 429, 429]
+    refused = call(limiter, HTTP_X_U="a")
+    assert int(refused.headers["Retry-After"]) == 86_400 - 1_790_000_000 % 86_400
+
+
+def two_providers(limits: Any, models: Any = None, **options: Any) -> tuple[Any, Any, Any]:
+    counters = open_counters("memory:")
+    second = raw_provider(answering(OK, keep=True))
+    provider = second.__enter__()
+    upstream = [
+        Provider("a", base_url=provider.url, models=["m"]),
+        Provider("b", base_url=provider.url, models=["m"]),
+    ]
+    limiter = partial(
+        RateLimiter, limits=limits, by="global", counters=counters,
+        prices={"a/m": (1, 1), "b/m": (1, 1)}, **options,
+    )  # fmt: skip
+    return stack(UpstreamForwarder(upstream=upstream), limiter), counters, second
+
+
+def test_a_candidate_that_is_refused_takes_nothing_with_it() -> None:
+    """What does not depend on the candidate stays reserved, and the next one is settled."""
+    limits = ["2/min", "2 concurrent", "0.000000001 usd/day for a/*", "1 usd/day for b/*"]
+    app, counters, provider = two_providers(limits)
+    body = chat(model="m", max_tokens=10)
+    assert [call(app, CHAT, body=body).status for _ in range(3)] == [200, 200, 429]
+    assert used(counters)["requests-60s"] == 2
+    assert "concurrent" not in used(counters)
+    provider.__exit__(None, None, None)
+
+
+def test_a_request_that_every_candidate_is_refused_for_spends_nothing() -> None:
+    """Neither the request's unit nor anything else."""
+    app, counters, provider = two_providers(["9/min", "0.000000001 usd/day"])
+    assert call(app, CHAT, body=chat(model="m", max_tokens=10)).code == "budget_exceeded"
+    assert used(counters) == {}
+    provider.__exit__(None, None, None)
+
+
+def test_a_report_refuses_no_candidate_and_writes_no_cap() -> None:
+    """With `enforce=False` money, too, is only reported."""
+    app, _, provider = two_providers(["0.000000001 usd/day"], enforce=False)
+    answer = call(app, CHAT, body=chat(model="m"))
+    assert answer.status == 200
+    assert answer.environ["aigw.decisions"][0].code in ("budget_exceeded", "price_unknown")
+    provider.__exit__(None, None, None)
+    app, _, _ = limited(growing(40, 900), "50 output_tokens/min", enforce=False)
+    assert call(app, CHAT, body=chat()).body == b"data: 0\n\ndata: 1\n\n"
+
+
+def test_failing_open_holds_for_money_too() -> None:
+    """A candidate is asked uncounted while the engine is down, where that was wanted."""
+
+    class Down:
+        shared = native = True
+
+        def reserve(self, demands: Any) -> Any:
+            raise StoreUnavailable("down", engine="counters")
+
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        for fail_open, status in ((True, 200), (False, 503)):
+            limiter: Any = partial(
+                RateLimiter, limits="1 usd/day", counters=Down(), fail_open=fail_open
+            )
+            app = stack(UpstreamForwarder(upstream=upstream), limiter)
+            assert call(app, CHAT, body=chat(model="gpt-4o", max_tokens=5)).status == status
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "most"),
+    [("0.0002 usd/day", "100000 usd/day", 200), ("100000 usd/day", "500 tokens/min", 500),
+     ("100000 tokens/min", "2000 tokens/min", 2000), ("0.0002 usd/day", "500 output_tokens/min", 200)],
+)  # fmt: skip
+def test_of_two_caps_the_smaller_is_sent(outer: str, inner: str, most: int) -> None:
+    """What one limiter has put in another only lowers, and takes for no cap of the client's."""
+    with raw_provider(answering(OK)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        layers = [
+            partial(RateLimiter, limits=limit, by="global", prices=PRICES)
+            for limit in (outer, inner)
+        ]
+        app = stack(UpstreamForwarder(upstream=upstream), *layers)
+        assert call(app, CHAT, body=chat(model="gpt-4o")).status == 200
+    assert 16 <= json.loads(provider.requests[0].body)["max_tokens"] <= most
+
+
+@pytest.mark.parametrize(
+    ("limit", "body", "path"),
+    [("1/day for openai/*", {"prompt": "x"}, "/v1/images/generations"),
+     ("1/day for openai/gpt-4o*", {"model": "gpt-4o"}, CHAT),
+     ("1/day for gpt-4o*", {"model": "openai/gpt-4o"}, CHAT)],
+)  # fmt: skip
+def test_a_pattern_counts_what_might_be_meant(limit: str, body: Any, path: str) -> None:
+    """A model that is not named, or without its provider, is no way around the limit."""
+    limiter, _, _ = limited(App(), limit)
+    data = json.dumps(body).encode()
+    assert [call(limiter, path, body=data).status for _ in range(2)] == [200, 429]
+
+
+def test_a_deep_body_is_no_error_of_ours() -> None:
+    """Whatever the reader of JSON takes, the search for references takes too."""
+    limiter, _, _ = limited(App(), "100000 tokens/min")
+    body = b'{"model":"m","max_tokens":5,"messages":' + b"[" * 950 + b"]" * 950 + b"}"
+    assert call(limiter, CHAT, body=body).status in (200, 400)
+
+
+def test_a_picture_in_the_body_is_not_refused_for_ever() -> None:
+    """Its letters are no tokens: it is let in when all that there is is free."""
+    limiter, _, _ = limited(App(Usage(1000, 5)), "100000 tokens/min")
+    picture = {"image_url": {"url": "data:image/png;base64," + "A" * 900_000}}
+    assert call(limiter, CHAT, body=chat(messages=[picture], max_tokens=5)).status == 200
+
+
+OUTPUTS = [
+    ("/v1/messages/batches",
+     {"requests": [{"params": {"model": "c", "max_tokens": 100}}, {"params": {"max_tokens": 50}}]}, 200),
+    ("/v1/completions", {"prompt": ["a", "b", "c"], "max_tokens": 40}, 120),
+    ("/v1beta/models/g:generateContent",
+     {"generation_config": {"maxOutputTokens": 1}, "generationConfig": {"maxOutputTokens": 60}}, 60),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "most"), OUTPUTS)
+def test_every_way_to_ask_for_output_is_reserved(path: str, body: Any, most: int) -> None:
+    """Batches, several prompts, both spellings."""
+    data = json.dumps({"model": "m", **body}).encode()
+    assert wanted(make_environ(path, body=data)).output_tokens == most
+
+
+def test_an_app_of_its_own_is_charged_what_it_tells() -> None:
+    """On a path of no AI API a limit of money asks for no price, with or without a forwarder."""
+    with raw_provider(answering(OK)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        inner = App(Usage(1, 1, cost=0.01))
+        for app in (inner, UpstreamForwarder(inner, upstream)):
+            limiter, counters, _ = limited(app, "0.015 usd/day")
+            statuses = [call(limiter, "/ask", body=b"{}").status for _ in range(3)]
+            assert statuses == [200, 200, 429]
+            assert used(counters) == {"usd-86400s": 20_000_000}
+
+
+def test_two_lambdas_are_two_limiters() -> None:
+    """Functions without a name of their own do not share their counts."""
+    counters = open_counters("memory:")
+    first = RateLimiter(App(), "1/min", by=lambda e: "x", counters=counters)
+    second = RateLimiter(App(), "1/min", by=lambda e: "x", counters=counters)
+    assert [call(app).status for app in (first, second, first)] == [200, 200, 429]
+
+
+def test_tiers_of_prices_are_followed() -> None:
+    """A price that depends on the prompt's length is asked for with the real figures."""
+    from decimal import Decimal
+
+    from genai_prices import Usage as Used
+    from genai_prices import calc_price
+
+    from aigw_middleware.usage.prices import Prices
+
+    for provider, model in (("google", "gemini-2.5-pro"), ("openai", "gpt-4o-mini")):
+        price = Prices().of(provider, model)
+        assert price is not None
+        for given, said in ((1_000, 1_000), (500_000, 10_000)):
+            used_ = Used(input_tokens=given, output_tokens=said)
+            exact = calc_price(used_, model_ref=model, provider_id=provider).total_price
+            assert Decimal(price.cost(given, said)) / 10**9 == exact
+            assert price.cost(given, price.output_for(10**10, given, 1)) <= 10**10

@@ -61,7 +61,7 @@ def reset(store: str | None, counters: str | None, key_id: str | None) -> None:
         gone = engine.reset()
     else:
         names = [c.name for c in engine.counts() if _is_of(document(c), key_id)]
-        gone = sum(engine.reset(name) for name in names)
+        gone = engine.forget(names)
     click.echo(f"{gone} counts were forgotten.", err=True)
 
 

@@ -108,6 +108,9 @@ class Engine(Protocol):
     def reset(self, prefix: str = "") -> int:
         """Forget those counts; return how many there were."""
 
+    def forget(self, names: Sequence[str]) -> int:
+        """Forget the counts of just these names; return how many there were."""
+
     def close(self) -> None:
         """Let go of what is open."""
 

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +50,8 @@ class Keeper:
     def _reset(self) -> None:
         self._held: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
         self._started = False
+        # What nobody has closed; appending to a deque takes no lock.
+        self.abandoned: deque[tuple[Engine, list[Settlement]]] = deque()
         self._lock = _native.allocate_lock()
 
     def add(self, held: Held) -> None:
@@ -64,8 +67,21 @@ class Keeper:
         with self._lock:
             self._held.pop(id(held), None)
 
+    def drain(self) -> None:
+        """Settle what was held for requests that nobody has closed."""
+        while self.abandoned:
+            try:
+                engine, settlements = self.abandoned.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                engine.settle(settlements)
+            except StoreUnavailable as error:
+                logger.error("units of a forgotten request stay reserved: %s", error)
+
     def renew(self) -> None:
         """Renew everything once, in one step for each engine."""
+        self.drain()
         with self._lock:
             held = list(self._held.values())
         for engine in {id(one.engine): one.engine for one in held}.values():

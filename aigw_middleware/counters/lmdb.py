@@ -16,7 +16,7 @@ import struct
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -44,6 +44,7 @@ _YIELDS = 20
 _NAP = 50e-6
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 _SWEEP_EVERY, _SWEPT = 8, 32
+_ROOM_EVERY = 64
 _LONGEST_NAME = 400
 _HEAD = struct.Struct("=qqqq")
 _CLOCK = b"\0clock"
@@ -102,6 +103,7 @@ class LMDBCounters:
         self._offset = 0
         self._cursor = b""
         self._decisions = 0
+        self._wants_room = False
         self._saver_pid = 0
 
     def reserve(self, demands: Sequence[Demand]) -> Decision:
@@ -127,6 +129,8 @@ class LMDBCounters:
             self._decisions += 1
             if self._decisions % _SWEEP_EVERY == 0:
                 self._sweep(transaction, present)
+            if self._decisions % _ROOM_EVERY == 0:
+                self._wants_room = self._is_nearly_full()
             return Decision(True, outcomes, marks)
 
     def test(self, demands: Sequence[Demand]) -> Decision:
@@ -172,6 +176,11 @@ class LMDBCounters:
                 transaction.delete(key)
         return len(keys)
 
+    def forget(self, names: Sequence[str]) -> int:
+        """Forget the counts of just these names."""
+        with self._transaction() as transaction:
+            return sum(transaction.delete(_key(name)) for name in names)
+
     def close(self) -> None:
         """Let go of the files."""
         with self._locked():
@@ -184,19 +193,19 @@ class LMDBCounters:
 
     def save(self) -> None:
         """Copy the counts to the file that is taken over after a reboot."""
-        with self._locked():
-            environment = self._opened()
-            try:
-                with environment.begin(write=True) as transaction:
-                    transaction.put(_CLOCK, struct.pack("=q", self._now().now))
-                temporary = f"{self._saved}.new"
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-                with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+        temporary = f"{self._saved}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+                with self._locked():
+                    environment = self._opened()
+                    with environment.begin(write=True) as transaction:
+                        transaction.put(_CLOCK, struct.pack("=q", self._now().now))
                     environment.copyfd(file.fileno())
-                    os.fsync(file.fileno())
-                os.replace(temporary, self._saved)
-            except (lmdb.Error, OSError) as error:
-                raise _unavailable(f"the counts cannot be saved: {error}") from error
+                os.fsync(file.fileno())  # which takes its time, and holds nobody up
+            os.replace(temporary, self._saved)
+        except (lmdb.Error, OSError) as error:
+            raise _unavailable(f"the counts cannot be saved: {error}") from error
 
     def _now(self) -> Moment:
         return Moment(self._clock() + self._offset)
@@ -249,6 +258,7 @@ class LMDBCounters:
 
     def _acquire(self) -> None:
         """Take the lock; nothing that holds it waits for anything, or logs."""
+        deadline = time.monotonic() + DEADLINE
         if not self._thread_lock.acquire(timeout=DEADLINE):
             raise _unavailable("another thread holds the counts")
         try:
@@ -259,7 +269,7 @@ class LMDBCounters:
             try:
                 fcntl.flock(fd, _EXCLUSIVE)
             except BlockingIOError:
-                self._wait_for(fd)
+                self._wait_for(fd, deadline)
         except BaseException:
             self._thread_lock.release()
             raise
@@ -270,9 +280,8 @@ class LMDBCounters:
         self._thread_lock.release()
 
     @staticmethod
-    def _wait_for(fd: int) -> None:
+    def _wait_for(fd: int, deadline: float) -> None:
         """Wait for another process, until the deadline."""
-        deadline = time.monotonic() + DEADLINE
         for attempt in count():
             if attempt < _YIELDS:
                 os.sched_yield()
@@ -301,9 +310,10 @@ class LMDBCounters:
 
     def _lock_file(self) -> int:
         if self._lock_fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            # The directory itself: a file of the lock's own could be removed by itself.
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             try:
-                self._lock_fd = os.open(f"{self._path}.lock", flags, 0o600)
+                self._lock_fd = os.open(self._directory, flags)
             except OSError as error:
                 raise _unavailable(f"{self._directory} cannot be used: {error.strerror}") from error
         return self._lock_fd
@@ -321,8 +331,10 @@ class LMDBCounters:
 
     def _open(self) -> Any:
         known = os.path.exists(self._path)
-        if not known and os.path.exists(self._saved):
-            _copy(self._saved, self._path)
+        if not known:
+            if os.path.exists(self._saved):
+                _copy(self._saved, self._path)
+            self._remove_old_boots()
         size = max(FIRST_SIZE, os.path.getsize(self._path) if os.path.exists(self._path) else 0)
         try:
             environment = lmdb.open(
@@ -338,6 +350,14 @@ class LMDBCounters:
             environment.close()
             raise
         return environment
+
+    def _remove_old_boots(self) -> None:
+        """Remove the live files of earlier boots, of which the saved copy is what counts."""
+        for name in os.listdir(self._directory):
+            path = os.path.join(self._directory, name)
+            if name.startswith("counters-") and path not in (self._path, self._saved):
+                with suppress(OSError):
+                    os.unlink(path)
 
     def _allocate(self, size: int) -> None:
         """Take the disk's space now: a mapped write without it would end the process."""
@@ -367,10 +387,22 @@ class LMDBCounters:
             transaction.put(name, struct.pack("=q", offset))
             return int(offset)
 
+    def _is_nearly_full(self) -> bool:
+        information = self._environment.info()
+        used = (information["last_pgno"] + 1) * self._environment.stat()["psize"]
+        return bool(used > information["map_size"] * 0.8)
+
     def _grow(self, environment: Any) -> None:
         size = environment.info()["map_size"] * 2
         self._allocate(size)
         environment.set_mapsize(size)
+
+    def _grow_ahead(self) -> None:
+        """Grow before it is full, so that no decision meets the end; without space then."""
+        try:
+            self._grow(self._environment)
+        except StoreUnavailable:
+            return  # whoever meets the end is told
 
     def _keep_saving(self) -> None:
         pid = os.getpid()
@@ -400,7 +432,12 @@ class _Step:
         counters = self._counters
         counters._acquire()
         try:
-            self._transaction = counters._opened().begin(write=True)
+            environment = counters._opened()
+            try:
+                self._transaction = environment.begin(write=True)
+            except lmdb.MapResizedError:
+                environment.set_mapsize(0)  # another process has grown it: take its size over
+                self._transaction = environment.begin(write=True)
         except BaseException as error:
             counters._release()
             if isinstance(error, lmdb.Error):
@@ -422,6 +459,9 @@ class _Step:
                 if isinstance(error, lmdb.MapFullError):
                     # What was done is undone; the next decision has room.
                     counters._grow(counters._environment)
+                elif counters._wants_room and error is None:
+                    counters._wants_room = False
+                    counters._grow_ahead()
             finally:
                 counters._release()
         if isinstance(error, lmdb.MapFullError):

@@ -115,6 +115,11 @@ class MemoryCounters:
                 del self._table[name]
         return len(gone)
 
+    def forget(self, names: Sequence[str]) -> int:
+        """Forget the counts of just these names."""
+        with self._lock:
+            return sum(self._table.pop(name, None) is not None for name in names)
+
     def close(self) -> None:
         """Forget all counts."""
         with self._lock:

@@ -114,6 +114,11 @@ class RedisCounters:
             keys = self._keys(prefix)
             return sum(int(self._client.delete(key)) for key in keys)
 
+    def forget(self, names: Sequence[str]) -> int:
+        """Forget the counts of just these names."""
+        with self._asking():
+            return sum(int(self._client.delete(_TAG + name)) for name in names)
+
     def close(self) -> None:
         """Close the connections of this process."""
         self.closed = True
@@ -165,6 +170,8 @@ class RedisCounters:
             if not self._checked:
                 self._check()
             yield
+        except redis.exceptions.MaxConnectionsError:
+            raise self._unavailable("has no connection left for this process") from None
         except (redis.ConnectionError, redis.TimeoutError) as error:
             self._resting_until = time.monotonic() + REST_SECONDS
             self._checked = False

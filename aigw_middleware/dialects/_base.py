@@ -93,8 +93,8 @@ class Dialect:
         """Whether an event holds nothing but the usage, for who has asked for it."""
         return False
 
-    def is_last(self, event: bytes) -> bool:
-        """Whether an event is the one that ends a stream of this dialect."""
+    def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
+        """Whether an event, whose data is `document` (None for no object), ends a stream."""
         return False
 
     def __repr__(self) -> str:
@@ -105,6 +105,8 @@ def figure(document: Any, *names: str) -> int:
     """Return the number behind `names`, a path; 0 where there is none, or no sane one."""
     for name in names:
         document = document.get(name) if isinstance(document, Mapping) else None
+    if isinstance(document, float) and document.is_integer():
+        document = int(document)
     if isinstance(document, bool) or not isinstance(document, int) or document < 0:
         return 0
     return min(document, 10**12)

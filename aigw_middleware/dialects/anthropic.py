@@ -46,6 +46,8 @@ class _Anthropic(Dialect):
 
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         kind = path.strip("/")
+        if kind == "messages/batches":
+            return _of_batch(document.get("requests"))
         if kind not in ("messages", "complete"):
             return None
         name = "max_tokens" if kind == "messages" else "max_tokens_to_sample"
@@ -66,11 +68,23 @@ class _Anthropic(Dialect):
             written,
         )
 
-    def is_last(self, event: bytes) -> bool:
-        return b'"message_stop"' in event
+    def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
+        return document is not None and document.get("type") == "message_stop"
 
     def error_event(self, path: str, error: Json) -> bytes:
         return _event("error", error)
+
+
+def _of_batch(requests: object) -> Output:
+    """Return how much text a batch asks for: its largest cap, for each of its requests."""
+    entries = requests if isinstance(requests, list) else []
+    named: dict[tuple[str, ...], int] = {}
+    for number, entry in enumerate(entries):
+        params = entry.get("params") if isinstance(entry, Mapping) else None
+        if isinstance(params, Mapping):
+            for cap in caps(params, "max_tokens").values():
+                named[(str(number),)] = cap
+    return Output(max(1, len(entries)), (), named)
 
 
 ANTHROPIC = _Anthropic()

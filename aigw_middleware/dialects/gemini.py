@@ -74,8 +74,9 @@ class _Gemini(Dialect):
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return OPENAI.is_usage_alone(document)
 
-    def is_last(self, event: bytes) -> bool:
-        return b'"finishReason"' in event or OPENAI.is_last(event)
+    def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
+        # Its own streams have no last event: each candidate has a reason of its own to finish.
+        return OPENAI.is_last(event, document)
 
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         if path.startswith("/openai/"):
@@ -84,13 +85,16 @@ class _Gemini(Dialect):
             return None
         # protobuf's JSON has two spellings of every name.
         name = "generation_config" if "generation_config" in document else "generationConfig"
-        config = document.get(name)
-        if config is None:
-            config = {}
-        if not isinstance(config, Mapping):
-            raise BodyInvalid(f"{name} must be an object.")
-        named = caps(config, "maxOutputTokens", "max_output_tokens", within=name)
-        answers = count_of(config, "candidateCount", "candidate_count")
+        named: dict[tuple[str, ...], int] = {}
+        answers = 1
+        for spelled in ("generationConfig", "generation_config"):
+            config = document.get(spelled)
+            if config is None:
+                continue
+            if not isinstance(config, Mapping):
+                raise BodyInvalid(f"{spelled} must be an object.")
+            named |= caps(config, "maxOutputTokens", "max_output_tokens", within=spelled)
+            answers = max(answers, count_of(config, "candidateCount", "candidate_count"))
         return Output(answers, (name, "maxOutputTokens"), named)
 
 

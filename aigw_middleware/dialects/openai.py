@@ -22,6 +22,7 @@ SEGMENTS = frozenset(
 """The first segments of OpenAI's paths below `/v1`."""
 
 _REASONING = re.compile(r"o[0-9]|gpt-(?:[5-9]|[1-9][0-9])", re.IGNORECASE).match
+_LAST = ("response.completed", "response.incomplete", "response.failed")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -45,8 +46,13 @@ class _OpenAI(Dialect):
         kind = path.strip("/")
         if kind == "responses":
             return Output(1, ("max_output_tokens",), caps(document, "max_output_tokens"))
+        if kind in ("responses/compact", "images/generations"):
+            return Output(count_of(document, "n"), (), {})  # makes tokens, and takes no cap
         if kind == "completions":
+            prompts = document.get("prompt")
             answers = count_of(document, "n", "best_of")
+            if isinstance(prompts, list) and all(isinstance(p, str | list) for p in prompts):
+                answers *= max(1, len(prompts))
             return Output(answers, ("max_tokens",), caps(document, "max_tokens"))
         if kind != "chat/completions":
             return None
@@ -76,10 +82,10 @@ class _OpenAI(Dialect):
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return document.get("choices") == [] and isinstance(document.get("usage"), Mapping)
 
-    def is_last(self, event: bytes) -> bool:
-        return event.startswith((b"data: [DONE]", b"data:[DONE]")) or (
-            b'"response.completed"' in event
-        )
+    def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
+        if document is None:
+            return event.startswith((b"data: [DONE]", b"data:[DONE]"))
+        return document.get("type") in _LAST
 
     def error_event(self, path: str, error: Json) -> bytes:
         if "/responses" in path:

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from ..dialects import Dialect, Tokens
 
-MOST = 8 * 1024 * 1024
+MOST = 32 * 1024 * 1024
 """Bytes of a whole answer that are read; of a longer one nothing is known."""
-MOST_EVENT = 1024 * 1024
+MOST_EVENT = 8 * 1024 * 1024
 """Bytes of one event that are held together; a longer one passes unread."""
 BYTES_A_TOKEN = 4
 """By what the text of an answer that broke off is counted, where nobody has told its tokens."""
@@ -26,6 +26,8 @@ _TEXT = re.compile(
     rb'"(?:content|text|delta|partial_json|thinking|reasoning_content|arguments)"\s*:\s*'
     rb'"((?:[^"\\]|\\.)*)"'
 ).findall
+# Only these are read as JSON: those with usage, and those that may be the last.
+_MAY_TELL = re.compile(rb"sage|message_stop|response\.(?:completed|incomplete|failed)").search
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r").search
 
 
@@ -45,6 +47,10 @@ class Meter(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether the answer's own last event has been read."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has come to its own end."""
 
     @property
     def text_bytes(self) -> int:
@@ -89,6 +95,11 @@ class WholeMeter:
         return self._tokens
 
     @property
+    def is_complete(self) -> bool:
+        self._look()
+        return self._read
+
+    @property
     def text_bytes(self) -> int:
         return sum(map(len, _TEXT(self._data or b"")))
 
@@ -129,6 +140,7 @@ class EventMeter:
         self._told = told
         self._buffer = b""
         self._passing = False
+        self._finished = False
         self.tokens: Tokens | None = None
         self.is_over = False
         self.text_bytes = 0
@@ -143,7 +155,12 @@ class EventMeter:
         passed = self._take(data)
         return passed if self._hides else data
 
+    @property
+    def is_complete(self) -> bool:
+        return self.is_over or self._finished
+
     def finish(self) -> bytes:
+        self._finished = True
         held, self._buffer = self._buffer, b""
         return held if self._hides else b""
 
@@ -167,13 +184,13 @@ class EventMeter:
     def _read(self, event: bytes) -> bool:
         """Read an event; whether it is left out."""
         self.text_bytes += sum(map(len, _TEXT(event)))
-        if self._dialect.is_last(event):
-            self.is_over = True
-        if b"sage" not in event:  # usage, usageMetadata
+        if not _MAY_TELL(event):
+            self.is_over = self.is_over or self._dialect.is_last(event, None)
             return False
         document = _document(_data_of(event))
         if not isinstance(document, dict):
             return False
+        self.is_over = self.is_over or self._dialect.is_last(event, document)
         tokens = self._dialect.tokens(document)
         if tokens is None:
             return False

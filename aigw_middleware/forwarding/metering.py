@@ -59,13 +59,20 @@ class Metering:
         if self._concluded:
             return
         self._concluded = True
-        tokens = self.meter.tokens
-        if tokens is not None:
+        meter, tokens = self.meter, self.meter.tokens
+        if meter.is_complete:
+            # Of one that is whole and tells nothing, what was reserved for it counts.
+            if tokens is not None:
+                self._tell(tokens)
+            return
+        said = -(-meter.text_bytes // BYTES_A_TOKEN)
+        if tokens is not None and tokens.output >= said:
             self._tell(tokens)
-        elif self.meter.text_bytes:
+        elif tokens is not None:  # told at its beginning, and then it broke off
+            self._tell(tokens._replace(output=said), estimated=True)
+        elif said:
             body = self._environ.get(BODY)
             asked = body.size if isinstance(body, Body) else 0
-            said = -(-self.meter.text_bytes // BYTES_A_TOKEN)
             self._tell(Tokens(-(-asked // BYTES_A_TOKEN), said), estimated=True)
 
     def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
@@ -115,3 +122,9 @@ def streams_without_usage(environ: WSGIEnvironment, path: AIPath) -> bool:
     if document.get("stream") is not True or not (options is None or isinstance(options, dict)):
         return False
     return not (options or {}).get("include_usage")
+
+
+def without_codings(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return a request's headers, asking for a stream as it is: an event is to be taken out."""
+    kept = [pair for pair in headers if pair[0].lower() != "accept-encoding"]
+    return [*kept, ("Accept-Encoding", "identity")]

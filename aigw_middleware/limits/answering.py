@@ -50,15 +50,15 @@ class Head:
 class HeldAnswer:
     """The iterable of an app, for which something is held.
 
-    It ends when more is used than its limits give: an event stream with an error event, any
-    other answer by raising, on which the server aborts the connection.
+    An event stream ends with an error event when more is used than its limits give. Any answer
+    ends when its slot was lost, without events by raising, on which the server aborts.
 
     Args:
         iterable: the app's.
         holding: what is held.
         head: the answer's head.
         environ: the request.
-        refusal: returns the refusal for a unit that is refused.
+        refusal: returns the refusal for a unit that is refused; None ends nothing.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class HeldAnswer:
         holding: Holding,
         head: Head,
         environ: WSGIEnvironment,
-        refusal: Callable[[str], Denial],
+        refusal: Callable[[str], Denial] | None,
     ) -> None:
         self._iterable = iterable
         self._holding = holding
@@ -89,19 +89,23 @@ class HeldAnswer:
             if self._head.is_events:
                 raise StopIteration
             raise LimitReached(self._ended.message)
+        refusal = self._refusal
+        if refusal is None:
+            return self._next()
         if time.monotonic() > self._holding.good_until and not self._holding.take_again():
-            return self._end("concurrent", b"")
+            return self._end(refusal("concurrent"), b"")
         data = self._next()
         usage = self._environ.get(USAGE)
-        if usage is not None:
+        # Only a stream can be told to end: of another answer all is used when its usage is known.
+        if usage is not None and self._head.is_events:
             unit = self._holding.outgrown_by(usage)
             if unit is not None:
-                return self._end(unit, data)
+                return self._end(refusal(unit), data)
         return data
 
-    def _end(self, unit: str, data: bytes) -> bytes:
+    def _end(self, denial: Denial, data: bytes) -> bytes:
         """Hand on what has come, and in an event stream say why no more does."""
-        self._ended = denial = self._refusal(unit)
+        self._ended = denial
         self._environ[END] = "budget"
         self._close_iterable()  # the provider is not to go on for nobody
         if not self._head.is_events:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, body_denial, store_denial
-from ..dialects import client_dialect
+from ..dialects import PLAIN, client_dialect, spoken
 from ..environ import MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
@@ -77,7 +77,11 @@ class NamedLimits:
             want = wanted(environ) if self._looks_inside else None
             chosen = [*self._now, *self._late]
             model = environ.get(MODEL) or (want.model if want else None)
-            prepared = self._prepare(chosen, bucket, want, environ.get(PROVIDER), model, None)
+            provider = environ.get(PROVIDER)
+            price = self._prices.of(provider, model) if self._late else None
+            case = _Case(engine, bucket, environ, want, Holding(engine), False)
+            output = None if want is None else _most_output(chosen, want, price)
+            prepared = _prepare(chosen, case, provider, model, price, output)
             if isinstance(prepared, Denial):
                 return prepared
             decision = engine.test([demand for _, demand in prepared])
@@ -93,7 +97,9 @@ class NamedLimits:
         Raises:
             StoreUnavailable: the engine gave no answer.
         """
-        demands = [Demand(one.prefix + bucket, one.limit.rule, 1) for one in self._now]
+        demands = [
+            Demand(one.prefix + bucket, one.limit.rule, 1, one.limit.calendar) for one in self._now
+        ]
         decision = engine.reserve(demands)
         self._report(environ, self._now, decision)
         if decision.admitted:
@@ -101,9 +107,24 @@ class NamedLimits:
         return _denial(list(zip(self._now, demands, strict=True)), decision)
 
     def reserve(
-        self, engine: Engine, bucket: str, environ: WSGIEnvironment, app: WSGIApplication
+        self,
+        engine: Engine,
+        bucket: str,
+        environ: WSGIEnvironment,
+        app: WSGIApplication,
+        *,
+        enforce: bool,
+        on_down: Callable[[StoreUnavailable], Denial | None],
     ) -> tuple[Denial | None, Holding]:
         """Reserve what a request may use; return why not, and what is held for it.
+
+        Args:
+            engine: where it is counted.
+            bucket: whose request it is.
+            environ: the request.
+            app: what the gate wraps.
+            enforce: False hands nothing inwards and changes no body.
+            on_down: what becomes of a candidate whose reservation the engine did not answer.
 
         Raises:
             StoreUnavailable: the engine gave no answer; nothing is held.
@@ -113,132 +134,84 @@ class NamedLimits:
             want = wanted(environ) if self._looks_inside else None
         except BodyError as error:
             return body_denial(error), holding
+        case = _Case(engine, bucket, environ, want, holding, enforce)
+        hands_on = (
+            self._late and enforce and has_final_judge(app) and spoken(environ)[0] is not PLAIN
+        )
+        # Without a forwarder within all that will be known is known: one step, or none.
+        chosen = self._now if hands_on else [*self._now, *self._late]
+        model = want.model if want else None
         denial = None
-        if self._now:
-            denial = self._hold(engine, self._now, bucket, environ, want, holding, None, None)
-        if denial is not None or not self._late:
-            return denial, holding
-        late = partial(self._hold_late, engine, bucket, environ, want, holding)
-        if has_final_judge(app):
+        if chosen:
+            denial = self._hold(case, chosen, environ.get(PROVIDER), model, late=False)
+        if denial is None and hands_on:
+            late = partial(self._hold_late, case, on_down)
             environ.setdefault(RESERVERS, []).append(late)
-            return None, holding
-        try:
-            denial = late(environ.get(PROVIDER), want.model if want else None)
-        except StoreUnavailable:
-            holding.give_back()
-            raise
         return denial, holding
 
     def _hold_late(
         self,
-        engine: Engine,
-        bucket: str,
-        environ: WSGIEnvironment,
-        want: Wanted | None,
-        holding: Holding,
+        case: _Case,
+        on_down: Callable[[StoreUnavailable], Denial | None],
         provider: str | None,
         model: str | None,
     ) -> Denial | None:
-        """Reserve for a candidate; where that is refused nothing of the request is kept."""
+        """Reserve for a candidate what depends on it, in the place of the last one's."""
+        holding = case.holding
         holding.drop_late()
-        told = environ[RATE_REPORTS]
+        told = case.environ[RATE_REPORTS]
         told[:] = [report for report in told if report not in holding.late_reports]
-        denial = self._hold(engine, self._late, bucket, environ, want, holding, provider, model)
-        if denial is not None:
-            holding.give_back()
+        try:
+            denial = self._hold(case, self._late, provider, model, late=True)
+        except StoreUnavailable as error:
+            denial = on_down(error)
+        # Of a request that is refused for good nothing is kept; another candidate may still do.
+        holding.refused = denial is not None
         return denial
 
     def _hold(
         self,
-        engine: Engine,
+        case: _Case,
         chosen: Sequence[_Named],
-        bucket: str,
-        environ: WSGIEnvironment,
-        want: Wanted | None,
-        holding: Holding,
         provider: str | None,
         model: str | None,
+        *,
+        late: bool,
     ) -> Denial | None:
         """Reserve one step; without a cap of the client's as much output as is left."""
-        late = chosen is self._late
+        want, holding = case.want, case.holding
+        uncapped = want is not None and want.output_tokens is None
+        price = self._prices.of(provider, model) if self._late else None
         output = holding.output
-        if output is None and want is not None and want.output_tokens is None:
-            output = self._most_output(chosen, want, provider, model)
+        if output is None and want is not None and uncapped:
+            output = _most_output(chosen, want, price)
         prepared, decision = [], Decision(False, [], [])
         for _ in range(_ATTEMPTS):
-            found = self._prepare(chosen, bucket, want, provider, model, output)
+            found = _prepare(chosen, case, provider, model, price, output)
             if isinstance(found, Denial):
                 return found
             prepared = found
             if not prepared:
                 return None
-            decision = engine.reserve([demand for _, demand in prepared])
-            if decision.admitted or want is None or want.output_tokens is not None:
+            decision = case.engine.reserve([demand for _, demand in prepared])
+            if decision.admitted or want is None or not uncapped:
                 break
-            smaller = _what_is_left(prepared, decision, want, output or DEFAULT_OUTPUT)
+            smaller = _what_is_left(prepared, decision, want, price, output or DEFAULT_OUTPUT)
             if smaller is None:
                 break
             output = smaller
-        reports = self._report(environ, [one for one, _ in prepared], decision)
-        if not decision.admitted:
-            return _denial(prepared, decision)
+        reports = self._report(case.environ, [one for one, _ in prepared], decision)
         if late:
             holding.late_reports = reports
-        price = self._prices.of(provider, model) if late else None
+        if not decision.admitted:
+            return _denial(prepared, decision)
         for (one, demand), mark in zip(prepared, decision.marks, strict=True):
             holding.add(one.limit.unit, demand, mark, price=price, late=late)
-        if want is not None and want.output_tokens is None and _bounds_output(prepared):
-            output = output or DEFAULT_OUTPUT
-            if output != holding.output:
-                with_cap(environ, want, output)
-            holding.output = output
+        if want is not None and uncapped and _bounds_output(prepared):
+            holding.output = output or DEFAULT_OUTPUT
+            if case.enforce:
+                with_cap(case.environ, want, holding.output)
         return None
-
-    def _most_output(
-        self, chosen: Sequence[_Named], want: Wanted, provider: str | None, model: str | None
-    ) -> int:
-        """Return the tokens of an answer that the limits could give if all were free."""
-        output = DEFAULT_OUTPUT
-        for one in chosen:
-            limit = one.limit
-            if limit.unit == USD:
-                price = self._prices.of(provider, model)
-                if price is not None and price.output:
-                    rest = limit.most - price.cost(want.input_tokens, 0)
-                    output = min(output, rest // max(1, price.cost(0, want.answers)))
-            elif limit.unit in ("tokens", "output_tokens"):
-                fixed = want.input_tokens if limit.unit == "tokens" else 0
-                output = min(output, (limit.most - fixed) // want.answers)
-        return max(LEAST_OUTPUT, output)
-
-    def _prepare(
-        self,
-        chosen: Sequence[_Named],
-        bucket: str,
-        want: Wanted | None,
-        provider: str | None,
-        model: str | None,
-        output: int | None,
-    ) -> list[tuple[_Named, Demand]] | Denial:
-        """Return what is demanded of which limit, or why that can never be met."""
-        price: Price | None = None
-        prepared = []
-        for one in chosen:
-            limit = one.limit
-            if one.rules is not None and not (model and one.rules.allows(provider, model)):
-                continue
-            if limit.unit == USD:
-                price = price or self._prices.of(provider, model)
-                if price is None and want is not None and want.input_tokens:
-                    message = (
-                        "The price of this model is not known, and a limit of money asks for it."
-                    )
-                    return Denial("price_unknown", message, param="model")
-            units = _units(limit, want, price, output or DEFAULT_OUTPUT)
-            if units is None:
-                return _never(limit)
-            prepared.append((one, Demand(one.prefix + bucket, limit.rule, units, limit.calendar)))
-        return prepared
 
     def _report(
         self, environ: WSGIEnvironment, chosen: Sequence[_Named], decision: Decision
@@ -253,6 +226,17 @@ class NamedLimits:
         return reports
 
 
+class _Case(NamedTuple):
+    """One request under one limiter."""
+
+    engine: Engine
+    bucket: str
+    environ: WSGIEnvironment
+    want: Wanted | None
+    holding: Holding
+    enforce: bool
+
+
 class _Named:
     """A limit, and what it is called by whom."""
 
@@ -263,6 +247,57 @@ class _Named:
         self.policy = ""
         self.rules = None if limit.model is None else ModelRules([limit.model])
         self.is_late = limit.unit == USD or limit.model is not None
+
+    def is_for(self, provider: str | None, model: str | None) -> bool:
+        """Whether the limit counts a model; one that is not known is counted by all."""
+        if self.rules is None or model is None or self.limit.model is None:
+            return True
+        if provider is None and "/" in model:
+            provider, _, model = model.partition("/")
+        if self.rules.allows(provider, model):
+            return True
+        # Whose model it is nobody can tell here: then its name alone has to match.
+        _, slash, name = self.limit.model.partition("/")
+        return provider is None and bool(slash) and ModelRules([name]).allows(None, model)
+
+
+def _most_output(chosen: Sequence[_Named], want: Wanted, price: Price | None) -> int:
+    """Return the tokens of an answer that the limits could give if all were free."""
+    output = want.default_output
+    for one in chosen:
+        limit = one.limit
+        if limit.unit == USD and price is not None:
+            output = min(output, price.output_for(limit.most, want.input_tokens, want.answers))
+        elif limit.unit in ("tokens", "output_tokens"):
+            fixed = want.input_tokens if limit.unit == "tokens" else 0
+            output = min(output, (limit.most - fixed) // want.answers)
+    return max(LEAST_OUTPUT, output)
+
+
+def _prepare(
+    chosen: Sequence[_Named],
+    case: _Case,
+    provider: str | None,
+    model: str | None,
+    price: Price | None,
+    output: int | None,
+) -> list[tuple[_Named, Demand]] | Denial:
+    """Return what is demanded of which limit, or why that can never be met."""
+    prepared = []
+    want = case.want
+    for one in chosen:
+        limit = one.limit
+        if not one.is_for(provider, model):
+            continue
+        if limit.unit == USD and price is None and want is not None and want.input_tokens:
+            message = "The price of this model is not known, and a limit of money asks for it."
+            return Denial("price_unknown", message, param="model")
+        units = _units(limit, want, price, output or DEFAULT_OUTPUT)
+        if units is None:
+            return _never(limit)
+        name = one.prefix + case.bucket
+        prepared.append((one, Demand(name, limit.rule, units, limit.calendar)))
+    return prepared
 
 
 def _units(limit: Limit, want: Wanted | None, price: Price | None, output: int) -> int | None:
@@ -296,11 +331,15 @@ def _bounds_output(prepared: Sequence[tuple[_Named, Demand]]) -> bool:
 
 
 def _what_is_left(
-    prepared: Sequence[tuple[_Named, Demand]], decision: Decision, want: Wanted, output: int
+    prepared: Sequence[tuple[_Named, Demand]],
+    decision: Decision,
+    want: Wanted,
+    price: Price | None,
+    output: int,
 ) -> int | None:
     """Return a smaller number of output tokens that may fit; None where it is not about them."""
     smaller = output
-    for (one, demand), outcome in zip(prepared, decision.outcomes, strict=True):
+    for (one, _), outcome in zip(prepared, decision.outcomes, strict=True):
         if outcome.wait == 0:
             continue
         unit = one.limit.unit
@@ -309,8 +348,9 @@ def _what_is_left(
         if outcome.remaining <= 0:
             return None
         if unit == USD:
-            # In proportion: prices of input and output differ, and the next look is exact.
-            fits = output * outcome.remaining // max(1, demand.units)
+            if price is None:
+                return None
+            fits = price.output_for(outcome.remaining, want.input_tokens, want.answers)
         else:
             fixed = want.input_tokens if unit == "tokens" else 0
             fits = (outcome.remaining - fixed) // want.answers

@@ -37,16 +37,19 @@ class Holding:
 
     Attributes:
         engine: the same.
+        refused: whether the last candidate was refused what depends on it.
         output: the output tokens an answer that were reserved where the client named no cap.
         late_reports: what was told of the limits that depend on the candidate.
         good_until: the `time.monotonic()` until which its slots are known to be held.
     """
 
     def __init__(self, engine: Engine) -> None:
+        keeper_of(engine).drain()
         self.engine = engine
         self._held: list[_Held] = []
         self._closed = False
         self._charged = Figures(0, 0, 0, 0, None)
+        self.refused = False
         self.output: int | None = None
         self.late_reports: list[Report] = []
         self.good_until = float("inf")
@@ -56,8 +59,11 @@ class Holding:
 
     def __del__(self) -> None:
         # Some servers never call `close`: at least the slot must not wait for its lease's end.
+        # The garbage collector may call this inside any lock, so that none is taken here.
         if self._held and not self._closed:
-            self.close(200, None)
+            keeper_of(self.engine).abandoned.append(
+                (self.engine, list(self._settlements(200, None)))
+            )
 
     def add(self, unit: str, demand: Demand, mark: int, *, price: Price | None, late: bool) -> None:
         """Hold what was reserved."""
@@ -81,11 +87,15 @@ class Holding:
         """Settle to what was really used; harmless a second time.
 
         Args:
-            status: the answer's; 0 where none was begun.
+            status: the answer's; 0 where none was begun (the app has raised, and may have asked
+                its provider).
             usage: what the answer has used, None where nobody tells: then all that was
                 reserved stays counted for an answer that succeeded, nothing for another.
         """
         if self._closed:
+            return
+        if self.refused:
+            self.give_back()
             return
         self._finish(list(self._settlements(status, usage)))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..denial import Denial
+from ..denial import Denial, store_denial
 from ..environ import RATE_REPORTS, USAGE
+from ..errors import StoreUnavailable
 from ..gate import Gate
 from .answering import Head, HeldAnswer
 from .enforcing import NamedLimits, refusal, with_rate_headers
@@ -46,10 +47,16 @@ class LimitedGate(Gate):
         if limits.counted_once:
             return limits.reserve_once(engine, bucket, environ)
         environ.setdefault(RATE_REPORTS, [])
-        denial, holding = limits.reserve(engine, bucket, environ, app)
+        denial, holding = limits.reserve(
+            engine, bucket, environ, app, enforce=self.enforce, on_down=self.engine_down
+        )
         if denial is None:
             environ.setdefault(_HELD, {})[id(self)] = _Kept(limits, holding, Head())
         return denial
+
+    def engine_down(self, error: StoreUnavailable) -> Denial | None:
+        """Return what becomes of a request while the engine gives no answer."""
+        return store_denial(error)
 
     def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
         """Put the rate headers on the answer where the request has met limits."""
@@ -68,7 +75,11 @@ class LimitedGate(Gate):
             self._let_go(environ, kept)
             return iterable
         return HeldAnswer(
-            iterable, kept.holding, kept.head, environ, lambda unit: _refusal(kept.limits, unit)
+            iterable,
+            kept.holding,
+            kept.head,
+            environ,
+            (lambda unit: _refusal(kept.limits, unit)) if self.enforce else None,
         )
 
     def abandoned(self, environ: WSGIEnvironment) -> None:

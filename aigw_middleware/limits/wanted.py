@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 200_000
 """Input tokens that a model is taken to read at most, where nobody knows better."""
+CAPPED = "aigw.capped"
+"""int: the cap that a limiter has put into the body; the client has named none."""
 DEFAULT_OUTPUT = 4096
 """Output tokens for which a request that names no cap is reserved, if so many are left."""
 LEAST_OUTPUT = 16
@@ -25,6 +27,7 @@ LEAST_OUTPUT = 16
 BYTES_A_TOKEN = 8
 """More bytes than this a token has hardly ever, so a body has at least so many tokens."""
 
+_INLINE = (b"base64", b"data:", b"inlineData", b"inline_data", b"input_audio")
 _REFERENCES = frozenset(
     {
         "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
@@ -44,6 +47,7 @@ class Wanted(NamedTuple):
         output_tokens: at most; None where the client names no cap.
         answers: how many answers it asks for.
         cap: where a cap would be written into its body; empty where none can be.
+        default_output: what is reserved for an answer where the client names no cap.
     """
 
     model: str | None
@@ -52,10 +56,10 @@ class Wanted(NamedTuple):
     output_tokens: int | None
     answers: int = 1
     cap: tuple[str, ...] = ()
+    default_output: int = DEFAULT_OUTPUT
 
 
 _NOTHING = Wanted(None, 0, 0, 0)
-_UNKNOWN = Wanted(None, 1, 0, 0)
 
 
 def wanted(environ: WSGIEnvironment) -> Wanted:
@@ -68,7 +72,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     if environ.get("REQUEST_METHOD") in ("GET", "HEAD", "DELETE", "OPTIONS"):
         return _NOTHING
     if dialect is PLAIN:
-        return _UNKNOWN  # an app that tells what it used in `aigw.usage`
+        return _NOTHING  # an app of its own, which tells what it used in `aigw.usage`
     rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
     found = _document(environ)
     if found is None:
@@ -83,9 +87,13 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     output = dialect.output(rest, document)
     if output is None:
         return Wanted(model, bound, body.size // BYTES_A_TOKEN, 0)
-    most = None if output.cap is None else output.cap * output.answers
-    least = 0 if bound > body.size + 1 else body.size // BYTES_A_TOKEN
-    return Wanted(model, bound, least, most, output.answers, output.path)
+    capped: int | None = environ.get(CAPPED)
+    most = None if output.cap is None or capped is not None else output.cap * output.answers
+    # A picture in the body has far fewer tokens than its letters would.
+    inline = any(mark in body.read() for mark in _INLINE)
+    least = 0 if inline or bound > body.size + 1 else body.size // BYTES_A_TOKEN
+    default = DEFAULT_OUTPUT if capped is None else min(DEFAULT_OUTPUT, capped)
+    return Wanted(model, bound, least, most, output.answers, output.path, default)
 
 
 def wanted_output(environ: WSGIEnvironment) -> Output | None:
@@ -120,18 +128,29 @@ def _document(environ: WSGIEnvironment) -> tuple[Dialect, str, dict[str, Any]] |
     return dialect, rest, whole(environ, MAX_BODY_BYTES).json()
 
 
-def _refers(value: Any) -> bool:
+def _refers(document: Any) -> bool:
     """Whether something in the body stands for content that is not in it."""
-    if isinstance(value, dict):
-        if value.get("type") in ("url", "file") and "source" not in value and "url" in value:
-            return True
-        return any(
-            (name in _REFERENCES and not _is_inline(member)) or _refers(member)
-            for name, member in value.items()
-        )
-    if isinstance(value, list):
-        return any(map(_refers, value))
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            if _is_reference(value):
+                return True
+            left += value.values()
     return False
+
+
+def _is_reference(value: dict[str, Any]) -> bool:
+    kind = value.get("type")
+    if kind == "item_reference" or (kind in ("url", "file") and "url" in value):
+        return True
+    for name in ("prompt", "audio"):  # one that is stored, or was said before
+        member = value.get(name)
+        if isinstance(member, dict) and "id" in member:
+            return True
+    return any(name in _REFERENCES and not _is_inline(member) for name, member in value.items())
 
 
 def _is_inline(member: Any) -> bool:

@@ -6,7 +6,7 @@ Prices that were given come first, then those of `genai-prices`, where it is ins
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from .figures import NANO
 
 MILLION = 10**6
+_FEW = 1000
 
 
 class Price(NamedTuple):
@@ -24,15 +25,21 @@ class Price(NamedTuple):
         output: of the answer.
         cached: of the request, read from a cache; None for no other price.
         written: of the request, written to a cache; None for no other price.
+        exact: returns the price in USD of so many tokens, where it is not the same for each
+            (input, output, cached, written); None where it is.
     """
 
     input: Decimal
     output: Decimal
     cached: Decimal | None = None
     written: Decimal | None = None
+    exact: Callable[[int, int, int, int], Decimal] | None = None
 
     def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> int:
         """Return what so many tokens cost, in nano-dollars, rounded up."""
+        if self.exact is not None:
+            usd = self.exact(input_tokens, output_tokens, cached, written) * NANO
+            return int(usd.to_integral_value(rounding="ROUND_CEILING"))
         plain = max(0, input_tokens - cached - written)
         exact = (
             self.input * plain
@@ -41,6 +48,14 @@ class Price(NamedTuple):
             + (self.input if self.written is None else self.written) * written
         ) * (NANO // MILLION)
         return int(exact.to_integral_value(rounding="ROUND_CEILING"))
+
+    def output_for(self, nano: int, input_tokens: int, answers: int) -> int:
+        """Return how many tokens each of `answers` may have for `nano`, behind such a prompt."""
+        rest = nano - self.cost(input_tokens, 0)
+        million = self.cost(input_tokens, MILLION) - self.cost(input_tokens, 0)
+        if million <= 0:
+            return MILLION
+        return max(0, rest * MILLION // million // answers)
 
 
 class Prices:
@@ -99,17 +114,21 @@ def _listed(provider: str | None, model: str) -> Price | None:
         from genai_prices import Usage, calc_price
     except ModuleNotFoundError:
         return None
-    kinds: tuple[dict[str, int], ...] = (
-        {"input_tokens": MILLION},
-        {"input_tokens": 0, "output_tokens": MILLION},
-        {"input_tokens": MILLION, "cache_read_tokens": MILLION},
-        {"input_tokens": MILLION, "cache_write_tokens": MILLION},
-    )
+
+    def exact(input_tokens: int, output_tokens: int, cached: int, written: int) -> Decimal:
+        used = Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cached,
+            cache_write_tokens=written,
+        )
+        return calc_price(used, model_ref=model, provider_id=provider).total_price
+
+    kinds = ((1, 0, 0, 0), (0, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1))
     try:
-        prices = [
-            calc_price(Usage(**kind), model_ref=model, provider_id=provider).total_price
-            for kind in kinds
-        ]
+        few = [exact(*(n * _FEW for n in kind)) * (MILLION // _FEW) for kind in kinds]
+        many = [exact(*(n * MILLION for n in kind)) for kind in kinds]
     except LookupError:
         return None
-    return Price(*prices)
+    first, second, cached, written = few
+    return Price(first, second, cached, written, None if few == many else exact)
