@@ -57,7 +57,7 @@ def timed_redis(server: RedisServer, clock: TestClock) -> RedisCounters:
         "local clock = {math.floor(told / 1000000), told % 1000000}",
     )
     assert told != SCRIPT
-    counters._script = counters._client.register_script(told)
+    counters._use(told)
     return counters
 
 

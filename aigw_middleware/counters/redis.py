@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha1
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,11 +66,15 @@ class RedisCounters:
         except ValueError:
             # Whatever it says may repeat a password.
             raise ValueError("counters: the redis URL cannot be read") from None
-        self._script = self._client.register_script(SCRIPT)
+        self._use(SCRIPT)
         self._wall_clock = wall_clock
         self._resting_until = 0.0
         self._checked = False
         self.closed = False
+
+    def _use(self, source: str) -> None:
+        self._source = source
+        self._sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._shown}>"
@@ -87,11 +92,11 @@ class RedisCounters:
         if not settlements:
             return []
         keys = [_TAG + settlement.demand.name for settlement in settlements]
-        arguments: list[Any] = ["settle"]
-        for demand, mark, used in settlements:
-            arguments += self._arguments(demand, mark=mark, used=used)
+        arguments = [
+            self._arguments(demand, mark=mark, used=used) for demand, mark, used in settlements
+        ]
         with self._asking():
-            answer = self._script(keys=keys, args=arguments)
+            answer = self._run("settle", keys, arguments)
         return [bool(known) for known in answer]
 
     def counts(self, prefix: str = "") -> list[Count]:
@@ -126,12 +131,12 @@ class RedisCounters:
 
     def _decide(self, what: str, demands: Sequence[Demand]) -> Decision:
         keys = [_TAG + demand.name for demand in demands]
-        arguments: list[Any] = [what]
-        for demand in demands:
-            lease = new_lease() if demand.rule.kind == "leases" else 0
-            arguments += self._arguments(demand, mark=lease, used=0)
+        arguments = [
+            self._arguments(demand, mark=new_lease() if demand.rule.kind == "leases" else 0, used=0)
+            for demand in demands
+        ]
         with self._asking():
-            answer = self._script(keys=keys, args=arguments)
+            answer = self._run(what, keys, arguments)
         outcomes = [
             Outcome(*answer[position : position + 3]) for position in range(1, len(answer), 4)
         ]
@@ -139,23 +144,31 @@ class RedisCounters:
         marks = answer[4::4] if what == "reserve" and admitted else []
         return Decision(admitted, outcomes, marks)
 
-    def _arguments(self, demand: Demand, *, mark: int, used: int) -> list[Any]:
-        """Return what the script gets of a demand, always as many."""
+    def _run(self, what: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+        """Run the script, which the server knows after the first time."""
+        client: Any = self._client
+        packed = ",".join(arguments)
+        try:
+            return client.evalsha(self._sha, len(keys), *keys, what, packed)
+        except redis.exceptions.NoScriptError:
+            client.script_load(self._source)
+            return client.evalsha(self._sha, len(keys), *keys, what, packed)
+
+    def _arguments(self, demand: Demand, *, mark: int, used: int) -> str:
+        """Return what the script gets of a demand, always as many numbers."""
         _, rule, units, calendar = demand
-        begins = ends = next_ends = last_begins = 0
-        if calendar is not None:
-            begins, ends = calendar.period(self._wall_clock())
-            # Its clock may be in another one.
-            next_ends = calendar.period(ends).ends
-            last_begins = calendar.period(begins - 1).begins
-        costs = [0, 0, 0]
+        head = f"{_KINDS.index(rule.kind)},{rule.amount},{rule.window},{units},{mark},{used}"
         if rule.kind == "pace":
             more = max(0, used - units)
-            costs = [takes(rule, units), takes(rule, 1), takes(rule, more or used)]
-        return [
-            _KINDS.index(rule.kind), rule.amount, rule.window, units, mark, used,
-            begins, ends, next_ends, *costs, last_begins,
-        ]  # fmt: skip
+            costs = f"{takes(rule, units)},{takes(rule, 1)},{takes(rule, more or used)}"
+            return f"{head},0,0,0,{costs},0"
+        if calendar is None:
+            return f"{head},0,0,0,0,0,0,0"
+        begins, ends = calendar.period(self._wall_clock())
+        # The server's clock may be in another period.
+        next_ends = calendar.period(ends).ends
+        last_begins = calendar.period(begins - 1).begins
+        return f"{head},{begins},{ends},{next_ends},0,0,0,{last_begins}"
 
     def _keys(self, prefix: str) -> list[bytes]:
         escaped = "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in _TAG + prefix)

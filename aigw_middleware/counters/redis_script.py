@@ -25,7 +25,8 @@ local function gone_at(slot, window)
   return whole * window + math.ceil((after - whole * SLOTS) * window / SLOTS)
 end
 
--- Each kind: admits (after expiring), take, settle, outcome, expires. s is the state.
+-- Each kind: expire, fits, take, settle, outcome, expires; s is the state. Made when it is needed.
+local function make_window()
 local window = {}
 function window.expire(s, d)
   if #s < 2 then return end
@@ -88,7 +89,10 @@ function window.expires(s, d)
   if #s > 1 then return gone_at(s[#s - 1], d.window) end
   return 0
 end
+return window
+end
 
+local function make_pace()
 local pace = {}
 function pace.expire(s, d) if s[1] and s[1] <= d.now then s[1] = nil end end
 function pace.ahead(s, d) return s[1] and s[1] - d.now or 0 end
@@ -111,7 +115,10 @@ function pace.outcome(s, d, units)
   return math.floor((d.amount - ahead) / d.one), math.min(ahead, d.one), math.max(0, wait)
 end
 function pace.expires(s, d) return s[1] or 0 end
+return pace
+end
 
+local function make_period()
 local period = {}
 function period.expire(s, d)
   if s[1] and d.begins > s[1] then s[1] = nil; s[2] = nil; s[3] = nil end
@@ -138,7 +145,10 @@ function period.outcome(s, d, units)
   return d.amount - used, used > 0 and d.ends or 0, wait
 end
 function period.expires(s, d) return s[3] or 0 end
+return period
+end
 
+local function make_leases()
 local leases = {}
 function leases.expire(s, d)
   local kept = {}
@@ -180,7 +190,11 @@ function leases.expires(s, d)
   return last
 end
 
-local kinds = {[0] = window, [1] = pace, [2] = period, [3] = leases}
+return leases
+end
+
+local makers = {[0] = make_window, [1] = make_pace, [2] = make_period, [3] = make_leases}
+local kinds = {}
 
 local function load(key)
   local numbers = {}
@@ -193,16 +207,22 @@ local function load(key)
   return 0, numbers
 end
 
+local given, position = {}, 0
+for number in string.gmatch(ARGV[2], '[^,]+') do
+  position = position + 1
+  given[position] = tonumber(number)
+end
+
 local loaded = {}
 local demands = {}
 for i, key in ipairs(KEYS) do
-  local at = 1 + (i - 1) * 13
-  local function argument(n) return tonumber(ARGV[at + n]) end
+  local at = (i - 1) * 13
   local d = {
-    key = key, kind = argument(1), amount = argument(2), window = argument(3),
-    units = argument(4), mark = argument(5), used = argument(6), begins = argument(7),
-    cost = argument(10), one = argument(11), cost_used = argument(12),
+    key = key, kind = given[at + 1], amount = given[at + 2], window = given[at + 3],
+    units = given[at + 4], mark = given[at + 5], used = given[at + 6], begins = given[at + 7],
+    cost = given[at + 10], one = given[at + 11], cost_used = given[at + 12],
   }
+  kinds[d.kind] = kinds[d.kind] or makers[d.kind]()
   local record = loaded[key]
   if not record then
     local seen, state = load(key)
@@ -211,13 +231,13 @@ for i, key in ipairs(KEYS) do
   end
   d.now, d.state = record.now, record.state
   -- The client's period, the one after it or the one before, by the server's clock.
-  local ends = argument(8)
+  local ends = given[at + 8]
   if d.now >= ends then
     d.begins = ends
-    ends = argument(9)
+    ends = given[at + 9]
   elseif d.now < d.begins then
     ends = d.begins
-    d.begins = argument(13)
+    d.begins = given[at + 13]
   end
   d.ends = ends - d.now
   kinds[d.kind].expire(d.state, d)
