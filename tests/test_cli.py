@@ -28,6 +28,12 @@ from aigw_middleware.wsgi import build
 from .support import CHAT, Inner, call
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command makes by default lands beside the test's own files."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/aigw.db"
