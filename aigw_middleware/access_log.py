@@ -18,6 +18,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ._addresses import address_of
+from ._iterables import Wrapped
 from ._options import application
 from .body import Body, content_length
 from .environ import (
@@ -211,21 +212,13 @@ class _Entry:
         return refused[-1].gate if refused else None
 
 
-class _LoggedBody:
+class _LoggedBody(Wrapped):
     """An app's iterable, counted."""
 
     def __init__(self, iterable: Iterable[bytes], entry: _Entry) -> None:
-        self._iterable = iterable
         self._entry = entry
         self._ended = False
-        try:
-            self._next = iter(iterable).__next__
-        except BaseException:
-            self.close()
-            raise
-
-    def __iter__(self) -> _LoggedBody:
-        return self
+        super().__init__(iterable)
 
     def __next__(self) -> bytes:
         try:
@@ -234,7 +227,11 @@ class _LoggedBody:
             self._ended = True
             raise
         except BaseException as error:
-            self._finish(error)
+            # What was used is known once the inner iterable is closed.
+            try:
+                self.close_inner()
+            finally:
+                self._entry.finish(error)
             raise
         entry = self._entry
         if data and entry.first_byte is None:
@@ -242,23 +239,10 @@ class _LoggedBody:
         entry.bytes_out += len(data)
         return data
 
-    def _finish(self, error: BaseException) -> None:
-        # What was used is known once the inner iterable is closed.
-        try:
-            self._close_iterable()
-        finally:
-            self._entry.finish(error)
-
-    def _close_iterable(self) -> None:
-        iterable, self._iterable = self._iterable, ()
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
-
     def close(self) -> None:
         """Close the app's iterable, then write the line."""
         try:
-            self._close_iterable()
+            self.close_inner()
         finally:
             self._entry.finish(None, left=not self._ended)
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 
 from ._addresses import NetworkSet, address_of, header_name
 from ._headers import misnamed
+from ._iterables import Wrapped
 from ._options import several
 from ._paths import PathPatterns
 from ._saying import OnceAMinute
@@ -225,31 +226,18 @@ class KeyAuth(LimitedGate):
 _WHOLE = (list, tuple)
 
 
-class _RevocableBody:
+class _RevocableBody(Wrapped):
     """An iterable that raises at its next chunk when the key is no longer good."""
 
     def __init__(self, iterable: Iterable[bytes], alive: Callable[[], bool]) -> None:
-        self._iterable = iterable
-        try:
-            self._next = iter(iterable).__next__
-        except BaseException:
-            self.close()
-            raise
         self._alive = alive
-
-    def __iter__(self) -> _RevocableBody:
-        return self
+        super().__init__(iterable)
 
     def __next__(self) -> bytes:
         data = self._next()
         if not self._alive():
             raise KeyRevoked("the key of this answer was revoked")
         return data
-
-    def close(self) -> None:
-        close = getattr(self._iterable, "close", None)
-        if close is not None:
-            close()
 
 
 class _KeyRules(NamedTuple):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from .._iterables import Wrapped
 from ..denial import Denial
 from ..dialects import client_dialect
 from ..environ import END, USAGE, request_id
@@ -47,7 +48,7 @@ class Head:
         return respond  # type: ignore[return-value]
 
 
-class HeldAnswer:
+class HeldAnswer(Wrapped):
     """The iterable of an app, for which something is held.
 
     An event stream ends with an error event when more is used than its limits give. Any answer
@@ -69,20 +70,12 @@ class HeldAnswer:
         environ: WSGIEnvironment,
         refusal: Callable[[str], Denial] | None,
     ) -> None:
-        self._iterable = iterable
         self._holding = holding
         self._head = head
         self._environ = environ
         self._refusal = refusal
         self._ended: Denial | None = None
-        try:
-            self._next = iter(iterable).__next__
-        except BaseException:
-            self.close()
-            raise
-
-    def __iter__(self) -> HeldAnswer:
-        return self
+        super().__init__(iterable)
 
     def __next__(self) -> bytes:
         if self._ended is not None:
@@ -107,7 +100,7 @@ class HeldAnswer:
         """Hand on what has come, and in an event stream say why no more does."""
         self._ended = denial
         self._environ[END] = "budget"
-        self._close_iterable()  # the provider is not to go on for nobody
+        self.close_inner()  # the provider is not to go on for nobody
         if not self._head.is_events:
             if not data:
                 raise LimitReached(denial.message)
@@ -120,15 +113,9 @@ class HeldAnswer:
         event = dialect.error_event(environ.get("PATH_INFO", ""), error)
         return data + (b"\n\n" if torn else b"") + event
 
-    def _close_iterable(self) -> None:
-        iterable, self._iterable = self._iterable, ()
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
-
     def close(self) -> None:
         """Close the app's iterable, and settle what is held."""
         try:
-            self._close_iterable()
+            self.close_inner()
         finally:
             self._holding.close(self._head.status, self._environ.get(USAGE))
