@@ -43,8 +43,7 @@ SAVE_SECONDS = 10.0
 _YIELDS = 20
 _NAP = 50e-6
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
-_SWEEP_EVERY, _SWEPT = 8, 32
-_ROOM_EVERY = 64
+_SWEEP_AT = 8
 _LONGEST_NAME = 400
 _HEAD = struct.Struct("=qqqq")
 _CLOCK = b"\0clock"
@@ -102,7 +101,7 @@ class LMDBCounters:
         self._looked = 0.0
         self._offset = 0
         self._cursor = b""
-        self._decisions = 0
+        self._new = 0
         self._wants_room = False
         self._saver_pid = 0
 
@@ -113,7 +112,10 @@ class LMDBCounters:
             found = []
             for demand in demands:
                 key = _key(demand.name)
-                state = _read(transaction.get(key))
+                value = transaction.get(key)
+                if value is None:
+                    self._new += 1
+                state = _read(value)
                 when = self._at(present, demand.calendar)
                 kind = ARITHMETIC[demand.rule.kind]
                 if not kind.admits(state, demand.rule, when, demand.units):
@@ -126,11 +128,10 @@ class LMDBCounters:
                 marks.append(kind.take(state, rule, when, demand.units, lease))
                 outcomes.append(kind.outcome(state, rule, when, 0))
                 transaction.put(key, _written(state, rule, when))
-            self._decisions += 1
-            if self._decisions % _SWEEP_EVERY == 0:
-                self._sweep(transaction, present)
-            if self._decisions % _ROOM_EVERY == 0:
+            if self._new >= _SWEEP_AT:
+                self._sweep(transaction, present, 2 * self._new)
                 self._wants_room = self._is_nearly_full()
+                self._new = 0
             return Decision(True, outcomes, marks)
 
     def test(self, demands: Sequence[Demand]) -> Decision:
@@ -223,8 +224,8 @@ class LMDBCounters:
             outcomes.append(kind.outcome(state, demand.rule, when, demand.units))
         return Decision(False, outcomes, [])
 
-    def _sweep(self, transaction: Any, present: Moment) -> None:
-        """Look at some records, in turn, and drop those that no longer count.
+    def _sweep(self, transaction: Any, present: Moment, most: int) -> None:
+        """Look at `most` records, in turn, and drop those that no longer count.
 
         At more than have come in since the last time, so that none are left over.
         """
@@ -232,7 +233,7 @@ class LMDBCounters:
             if not cursor.set_range(self._cursor):
                 self._cursor = b""
                 return
-            for _ in range(_SWEPT):
+            for _ in range(most):
                 key, value = cursor.key(), cursor.value()
                 gone = key[:1] != b"\0" and _HEAD.unpack_from(value)[0] <= present.now
                 if gone:
