@@ -500,8 +500,8 @@ def test_what_is_counted_is_shown_and_forgotten(tmp_path: Path, store_url: str) 
     for presented in (token, second):
         assert call(app, HTTP_X_API_KEY=presented).status == 200
     shown = json.loads(run("limits", "show", "--counters", url, "--json").stdout)
-    assert {(row["bucket"], row["limit"], row["used"]) for row in shown} >= {
-        (key.id, "requests-60s", 1), (other.id, "requests-60s", 1),
+    assert {(row["bucket"], row["limit"], row["used"], row["left"]) for row in shown} >= {
+        (key.id, "requests-60s", 1, 4), (other.id, "requests-60s", 1, 8),
     }  # fmt: skip
     assert all(0 < row["expires_in"] <= 90_000 for row in shown)
     of_one = json.loads(run("limits", "show", "--key", key.id, "--counters", url, "--json").stdout)

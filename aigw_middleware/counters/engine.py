@@ -64,12 +64,15 @@ class Count(NamedTuple):
         name: whose count it is.
         kind: `window`, `pace`, `period` or `leases`.
         used: units that count now; for a pace, microseconds that it is ahead.
+        left: units that may still be admitted, of the limit as it was when it last counted;
+            below zero where more was used than had been reserved.
         expires: microseconds until all of it has left.
     """
 
     name: str
     kind: str
     used: int
+    left: int
     expires: int
 
 

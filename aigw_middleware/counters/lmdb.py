@@ -28,7 +28,7 @@ import lmdb
 from .. import _native
 from ..errors import StoreUnavailable
 from ..limits.calendar import Calendar
-from ..limits.states import ARITHMETIC, Moment, Rule, State
+from ..limits.states import ARITHMETIC, Moment, Rule, State, takes
 from .engine import DEADLINE, Count, Decision, Demand, Settlement, new_lease
 from .memory import count_of, moment
 
@@ -492,13 +492,15 @@ def _read(value: bytes | None) -> State:
 
 def _written(state: State, rule: Rule, when: Moment) -> bytes:
     expires = ARITHMETIC[rule.kind].expires(state, rule, when)
-    head = _HEAD.pack(expires, _KINDS.index(rule.kind), rule.amount, rule.window)
+    # Of a pace, what one unit takes is kept in the place of its window.
+    length = takes(rule, 1) if rule.kind == "pace" else rule.window
+    head = _HEAD.pack(expires, _KINDS.index(rule.kind), rule.amount, length)
     return head + state.tobytes()  # type: ignore[attr-defined,no-any-return]
 
 
 def _rule_of(value: bytes) -> Rule:
-    _, kind, amount, window = _HEAD.unpack_from(value)
-    return Rule(_KINDS[kind], amount, window, 1)
+    _, kind, amount, length = _HEAD.unpack_from(value)
+    return Rule(_KINDS[kind], amount, length, 1)
 
 
 def _entries(transaction: Any, prefix: str) -> Iterator[tuple[bytes, bytes]]:

@@ -180,7 +180,8 @@ def count_of(name: str, state: State, rule: Rule, now: int) -> Count | None:
         "leases": lambda: len(state) // 2,
     }[rule.kind]()
     expires = kind.expires(state, rule, when) - now
-    return Count(name, rule.kind, used, expires) if used else None
+    left = kind.outcome(state, rule, when, 0).remaining
+    return Count(name, rule.kind, used, left, expires) if used else None
 
 
 _engines: WeakSet[MemoryCounters] = WeakSet()

@@ -21,8 +21,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import StoreUnavailable
-from ..limits.states import ARITHMETIC, LEASE, Outcome, Rule, takes
+from ..limits.states import ARITHMETIC, Outcome, Rule, takes
 from .engine import DEADLINE, Count, Decision, Demand, Settlement, new_lease
+from .memory import count_of
 from .redis_script import SCRIPT
 
 logger = logging.getLogger(__name__)
@@ -214,12 +215,6 @@ class RedisCounters:
 def _count(name: str, value: bytes | None, now: int) -> Count | None:
     if value is None:
         return None
-    kind, last, *state = (int(number) for number in value.decode().split(","))
-    now = max(now, last)
-    from .memory import count_of
-
-    # Its window is not kept with it: what has left it is told as long as the record lives.
-    rule = Rule(_KINDS[kind], 0, LEASE, 1)
-    if rule.kind == "window":
-        return Count(name, "window", state[0], 0) if state and state[0] else None
-    return count_of(name, state, rule, now)
+    kind, last, amount, length, *state = (int(number) for number in value.decode().split(","))
+    # Of a pace, what one unit takes is kept in the place of its window.
+    return count_of(name, state, Rule(_KINDS[kind], amount, length, 1), max(now, last))

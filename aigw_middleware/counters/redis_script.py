@@ -3,7 +3,8 @@
 Numbers are doubles there: whole ones are exact up to 2 to the 53rd, so products are taken apart,
 and what Python can count in larger numbers (the cost of a pace's units) comes as an argument.
 
-A record is a string of numbers: its kind, the greatest time that it has seen, its state.
+A record is a string of numbers: its kind, the greatest time that it has seen, the limit's amount
+and its window (of a pace what one unit takes), for who looks at it, and its state.
 """
 
 from __future__ import annotations
@@ -197,14 +198,19 @@ local makers = {[0] = make_window, [1] = make_pace, [2] = make_period, [3] = mak
 local kinds = {}
 
 local function load(key)
-  local numbers = {}
+  local seen, numbers, position = 0, {}, 0
   local text = redis.call('GET', key)
   if text then
-    for number in string.gmatch(text, '[^,]+') do numbers[#numbers + 1] = tonumber(number) end
-    table.remove(numbers, 1)
-    return table.remove(numbers, 1), numbers
+    for number in string.gmatch(text, '[^,]+') do
+      position = position + 1
+      if position > 4 then
+        numbers[position - 4] = tonumber(number)
+      elseif position == 2 then
+        seen = tonumber(number)
+      end
+    end
   end
-  return 0, numbers
+  return seen, numbers
 end
 
 local given, position = {}, 0
@@ -249,7 +255,8 @@ local function keep(d)
     redis.call('DEL', d.key)
     return
   end
-  local texts = {string.format('%.0f', d.kind), string.format('%.0f', d.now)}
+  local length = d.kind == 1 and d.one or d.window
+  local texts = {string.format('%.0f,%.0f,%.0f,%.0f', d.kind, d.now, d.amount, length)}
   for _, number in ipairs(d.state) do texts[#texts + 1] = string.format('%.0f', number) end
   local left = kinds[d.kind].expires(d.state, d) - d.now
   local milliseconds = math.max(1, math.ceil(left / 1000)) + 1000

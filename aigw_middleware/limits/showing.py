@@ -14,22 +14,26 @@ def document(count: Count) -> dict[str, Any]:
 
     Returns:
         `limiter` (the limiter's name, or what it counts by), `limit` (its unit and window),
-        `bucket`, `used` (dollars for money), `unit`, and `expires_in`, the seconds until all of
-        it has left; 0 where the engine does not keep that.
+        `bucket`, `used` (dollars for money; what is reserved for requests that run is in it),
+        `left` (units that may still be admitted, below zero where an answer cost more than was
+        reserved), `unit` of both, and `expires_in`, the seconds until all of it has left. Of a
+        limit with a burst `used` is the seconds that it is ahead of its pace, and `left` units.
     """
     limiter, _, rest = count.name.partition("|")
     limit, _, bucket = rest.partition("|")
     unit = limit.partition("-")[0]
     used: float = count.used
+    left: float = count.left
     if count.kind == "pace":
         unit, used = "seconds ahead", count.used / SECOND
     elif unit == USD:
-        used = count.used / NANO
+        used, left = used / NANO, left / NANO
     return {
         "limiter": limiter,
         "limit": limit,
         "bucket": bucket,
         "used": used,
+        "left": left,
         "unit": unit,
         "expires_in": round(count.expires / SECOND, 3),
     }

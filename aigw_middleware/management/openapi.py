@@ -134,6 +134,7 @@ _COUNTED = {
     "limit": _TEXT,
     "bucket": _TEXT,
     "used": {"type": "number"},
+    "left": {"type": "number"},
     "unit": _TEXT,
     "expires_in": {"type": "number"},
 }
