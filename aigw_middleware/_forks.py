@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import count
 from threading import Condition, Lock
 from weakref import WeakMethod
 
@@ -49,17 +50,18 @@ class ForkGate:
             self._condition.notify_all()
 
 
-_methods: list[WeakMethod[Callable[[], None]]] = []
+_methods: dict[int, WeakMethod[Callable[[], None]]] = {}
+_next_number = count().__next__
 
 
 def in_child(method: Callable[[], None]) -> None:
     """Have a bound method called in every forked child, for as long as its object lives."""
-    _methods[:] = [known for known in _methods if known() is not None]
-    _methods.append(WeakMethod(method))
+    number = _next_number()
+    _methods[number] = WeakMethod(method, lambda _: _methods.pop(number, None))
 
 
 def _call_all() -> None:
-    for known in _methods:
+    for known in list(_methods.values()):
         method = known()
         if method is not None:
             method()

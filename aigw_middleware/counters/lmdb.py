@@ -21,11 +21,11 @@ from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import lmdb
 
 from .. import _native
+from .._forks import in_child
 from ..errors import StoreUnavailable
 from ..limits.calendar import Calendar
 from ..limits.states import ARITHMETIC, Moment, Rule, State, takes
@@ -82,7 +82,7 @@ class LMDBCounters:
         self._wall_clock = wall_clock
         self.closed = False
         self._reset()
-        _engines.add(self)
+        in_child(self._forget)
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
         except OSError as error:
@@ -103,7 +103,16 @@ class LMDBCounters:
         self._cursor = b""
         self._new = 0
         self._wants_room = False
-        self._saver_pid = 0
+        self._saving = False
+
+    def _forget(self) -> None:
+        """In a forked child: let go of what is the parent's, and open anew when it is needed."""
+        if self._environment is not None:
+            # py-lmdb refuses to open a path twice in one process, and knows nothing of the fork.
+            self._environment.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._reset()
 
     def reserve(self, demands: Sequence[Demand]) -> Decision:
         """Meet all demands or none."""
@@ -310,23 +319,22 @@ class LMDBCounters:
         self._environment, self._lock_fd, self._identity = None, -1, None
 
     def _lock_file(self) -> int:
-        if self._lock_fd < 0:
-            # The directory itself: a file of the lock's own could be removed by itself.
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            try:
-                self._lock_fd = os.open(self._directory, flags)
-            except OSError as error:
-                raise _unavailable(f"{self._directory} cannot be used: {error.strerror}") from error
+        # The directory itself: a file of the lock's own could be removed by itself.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            self._lock_fd = os.open(self._directory, flags)
+        except OSError as error:
+            raise _unavailable(f"{self._directory} cannot be used: {error.strerror}") from error
         return self._lock_fd
 
     def _opened(self) -> Any:
-        """Return the environment of this process; the lock is held."""
+        """Return the environment of this process, which is saved by a thread; the lock is held."""
         if self._environment is None:
             self._environment = self._open()
             self._identity = _identity(self._path)
             self._looked = time.monotonic()
-        if self._saver_pid != os.getpid():
-            self._saver_pid = os.getpid()
+        if not self._saving:
+            self._saving = True
             _native.start_thread(self._keep_saving)
         return self._environment
 
@@ -383,7 +391,7 @@ class LMDBCounters:
                 return int(struct.unpack("=q", known)[0])
             saved = transaction.get(_CLOCK)
             offset = 0 if saved is None else struct.unpack("=q", saved)[0] - self._clock()
-            for key, _ in list(_control(transaction)):
+            for key, _ in list(_entries(transaction, "\0")):
                 transaction.delete(key)
             transaction.put(name, struct.pack("=q", offset))
             return int(offset)
@@ -406,8 +414,7 @@ class LMDBCounters:
             return  # whoever meets the end is told
 
     def _keep_saving(self) -> None:
-        pid = os.getpid()
-        while not self.closed and os.getpid() == pid:
+        while not self.closed:
             _native.sleep(SAVE_SECONDS)
             try:
                 age = time.time() - os.stat(self._saved).st_mtime
@@ -514,15 +521,6 @@ def _entries(transaction: Any, prefix: str) -> Iterator[tuple[bytes, bytes]]:
             yield bytes(key), bytes(value)
 
 
-def _control(transaction: Any) -> Iterator[tuple[bytes, bytes]]:
-    with transaction.cursor() as cursor:
-        if cursor.set_range(b"\0"):
-            for key, value in cursor:
-                if not key.startswith(b"\0"):
-                    return
-                yield bytes(key), bytes(value)
-
-
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
@@ -548,26 +546,3 @@ def _copy(source: str, target: str) -> None:
 
 def _unavailable(message: str) -> StoreUnavailable:
     return StoreUnavailable(message, engine="counters")
-
-
-_engines: WeakSet[LMDBCounters] = WeakSet()
-# Kept for ever: LMDB must not be closed in a child that has inherited it.
-_inherited: list[Any] = []
-
-
-def _forget_all() -> None:
-    """In a forked child: let go of what is the parent's, and open anew when it is needed."""
-    for engine in list(_engines):
-        if engine._environment is not None:
-            _close_inherited(engine._environment)
-        if engine._lock_fd >= 0:
-            os.close(engine._lock_fd)
-        engine._reset()
-
-
-def _close_inherited(environment: Any) -> None:
-    # py-lmdb refuses to open a path twice in one process, and knows nothing of the fork.
-    environment.close()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from weakref import WeakSet
 
 from .. import _native
+from .._forks import in_child
 from ..limits.calendar import Calendar
 from ..limits.states import ARITHMETIC, Moment, Rule, State
 from .engine import Count, Decision, Demand, Settlement, new_lease
@@ -39,9 +38,9 @@ class MemoryCounters:
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
-        self._lock = _native.allocate_lock()
+        self._new_lock()
+        in_child(self._new_lock)
         self._table: OrderedDict[str, tuple[State, Rule]] = OrderedDict()
-        _engines.add(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} buckets>"
@@ -182,15 +181,3 @@ def count_of(name: str, state: State, rule: Rule, now: int) -> Count | None:
     expires = kind.expires(state, rule, when) - now
     left = kind.outcome(state, rule, when, 0).remaining
     return Count(name, rule.kind, used, left, expires) if used else None
-
-
-_engines: WeakSet[MemoryCounters] = WeakSet()
-
-
-def _renew_locks() -> None:
-    # A fork while another thread holds a lock must leave none locked in the child.
-    for engine in list(_engines):
-        engine._new_lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)

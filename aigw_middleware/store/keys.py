@@ -87,10 +87,10 @@ class KeyStore:
         self._audit = audit
         self._usage = usage
         self._cache: LRUCache[str, _Verified] = LRUCache(_CACHED)
-        self._forget()
-        in_child(self._forget)
+        self._new_lock()
+        in_child(self._new_lock)
 
-    def _forget(self) -> None:
+    def _new_lock(self) -> None:
         self._cache_lock = Lock()
 
     def create(

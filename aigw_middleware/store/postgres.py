@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import psycopg
 from psycopg import waiting
 from psycopg_pool import ConnectionPool
 
+from .._forks import in_child
 from ..errors import StoreUnavailable
 from .change import ChangeWord
 from .database import Connection, Migrations
@@ -104,7 +104,7 @@ class Server:
         self.closed = False
         self._lock = Lock()
         self._pool: ConnectionPool[_Bounded] | None = None
-        _servers.add(self)
+        in_child(self._forget)
 
     @contextmanager
     def connection(self) -> Iterator[_Bounded]:
@@ -188,7 +188,7 @@ class PostgresDatabase:
         self._listening_pid = 0
         self._stop = threading.Event()
         self._lock = Lock()
-        _databases.add(self)
+        in_child(self._forget)
         self._migrate()
 
     def __repr__(self) -> str:
@@ -450,17 +450,5 @@ def _told(error: psycopg.Error) -> str:
     return error.diag.message_primary or str(error).partition("\n")[0]
 
 
-_servers: WeakSet[Server] = WeakSet()
-_databases: WeakSet[PostgresDatabase] = WeakSet()
 # Kept for ever: what the parent has open is the parent's to close.
 _inherited: list[Any] = []
-
-
-def _forget_all() -> None:
-    for server in list(_servers):
-        server._forget()
-    for database in list(_databases):
-        database._forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
-from weakref import WeakSet
 
-from .._forks import ForkGate
+from .._forks import ForkGate, in_child
 from ..errors import StoreUnavailable
 from .change import ChangeWord
 from .database import Migrations
@@ -83,7 +82,7 @@ class SQLiteDatabase:
         self._unannounced = 0
         self._stop = threading.Event()
         self._polling_pid = 0
-        _databases.add(self)
+        in_child(self._forget)
         self._create()
 
     def __repr__(self) -> str:
@@ -365,14 +364,5 @@ def _version(connection: sqlite3.Connection) -> int:
     return version
 
 
-_databases: WeakSet[SQLiteDatabase] = WeakSet()
 # Kept for ever: collecting a connection would close it, and that drops the parent's locks.
 _inherited: list[sqlite3.Connection] = []
-
-
-def _forget_all() -> None:
-    for database in list(_databases):
-        database._forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)

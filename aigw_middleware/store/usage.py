@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
-from weakref import WeakSet
 
+from .._forks import in_child
 from ..errors import StoreUnavailable
 from ..usage.figures import NANO, figures_of
 from ..usage.journal import Journal, is_abandoned, journals, read_rows
@@ -77,7 +77,7 @@ class UsageStore:
         self._stop = threading.Event()
         self._last_seconds: dict[str, int] = {}
         self._merge_fds: set[int] = set()
-        _stores.add(self)
+        in_child(self._forget)
 
     def book(
         self,
@@ -361,14 +361,3 @@ def _moment(option: str, moment: datetime | None, default: int) -> int:
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValueError(f"{option}: must be a datetime with a time zone, or None")
     return rows.to_microseconds(moment)
-
-
-_stores: WeakSet[UsageStore] = WeakSet()
-
-
-def _forget_all() -> None:
-    for store in list(_stores):
-        store._forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
