@@ -12,7 +12,7 @@ import socket
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import environ_key, is_token
@@ -90,6 +90,14 @@ class NetworkSet:
         starts, ends = self._ranges[address.version]
         position = bisect_right(starts, address.value) - 1
         return position >= 0 and address.value <= ends[position]
+
+
+def is_loopback(text: str) -> bool:
+    """Whether a text is an address of the machine itself; a name is none."""
+    try:
+        return ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 def _network(option: str, entry: object) -> IPv4Network | IPv6Network:

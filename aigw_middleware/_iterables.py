@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+WHOLE = (list, tuple)
+"""Iterables that are complete when the app returns them; some servers never close a list."""
+
 
 class Wrapped:
     """Hands an app's iterable on, and closes it once, whatever happens (PEP 3333).

@@ -18,8 +18,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ._addresses import address_of
-from ._iterables import Wrapped
+from ._iterables import WHOLE, Wrapped
 from ._options import application
+from ._responding import Headers, with_headers
 from .body import Body, content_length
 from .environ import (
     ATTEMPTS,
@@ -46,7 +47,6 @@ from .errors import (
 from .usage.figures import NANO, figures_of
 
 if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 Fields = dict[str, Any]
@@ -58,7 +58,6 @@ _ENDS: tuple[tuple[type[BaseException], str], ...] = (
     (UpstreamTimeout, "timeout"),
     (UpstreamError, "upstream_broke"),
 )
-_WHOLE = (list, tuple)
 _LONGEST = 512
 
 
@@ -105,7 +104,7 @@ class AccessLog:
         except BaseException as error:
             entry.finish(error)
             raise
-        if isinstance(iterable, _WHOLE):
+        if isinstance(iterable, WHOLE):
             # Some servers never close a list; all of it is known.
             entry.bytes_out = sum(map(len, iterable))
             entry.first_byte = time.monotonic()
@@ -144,18 +143,14 @@ class _Entry:
     def noting(self, start_response: StartResponse) -> StartResponse:
         """Return a `start_response` that takes note of the status and the refusal's code."""
 
-        def respond(
-            status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
-        ) -> object:
+        def note(status: str, headers: Headers) -> Headers:
             self._status = int(status[:3])
             self._code = next(
                 (value for name, value in headers if name.lower() == "x-aigw-code"), None
             )
-            if exc_info:
-                return start_response(status, headers, exc_info)
-            return start_response(status, headers)
+            return headers
 
-        return respond  # type: ignore[return-value]
+        return with_headers(start_response, note)
 
     def finish(self, error: BaseException | None, *, left: bool = False) -> None:
         """Write the line, once."""

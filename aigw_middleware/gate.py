@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._responding import with_headers
 from .denial import Denial, refuse
 from .environ import DECISIONS, enter
 
 if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
@@ -95,11 +95,5 @@ class Gate:
 
 def _reporting(denial: Denial, start_response: StartResponse) -> StartResponse:
     """Return a `start_response` that tells the operator which rule would have refused."""
-
-    def respond(
-        status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
-    ) -> object:
-        told = [*headers, ("X-Aigw-Would-Refuse", denial.code)]
-        return start_response(status, told, exc_info) if exc_info else start_response(status, told)
-
-    return respond  # type: ignore[return-value]
+    told = ("X-Aigw-Would-Refuse", denial.code)
+    return with_headers(start_response, lambda _, headers: [*headers, told])

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._headers import HOP_BY_HOP, environ_key, is_token, is_value
 from ._options import application, several
+from ._responding import with_headers
 from .environ import enter
 
 if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 Value = str | Callable[[dict[str, Any]], str | None]
@@ -203,15 +203,9 @@ def _append(environ: WSGIEnvironment, key: str, value: str) -> None:
 def _rewriting(
     changes: _Changes, environ: WSGIEnvironment, start_response: StartResponse
 ) -> StartResponse:
-    def respond(
-        status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
-    ) -> object:
-        rewritten = _rewrite_response(changes, environ, headers)
-        if exc_info:
-            return start_response(status, rewritten, exc_info)
-        return start_response(status, rewritten)
-
-    return respond  # type: ignore[return-value]
+    return with_headers(
+        start_response, lambda _, headers: _rewrite_response(changes, environ, headers)
+    )
 
 
 def _rewrite_response(

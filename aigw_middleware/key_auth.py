@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 
 from ._addresses import NetworkSet, address_of, header_name
 from ._headers import misnamed
-from ._iterables import Wrapped
+from ._iterables import WHOLE, Wrapped
 from ._options import several
 from ._paths import PathPatterns
 from ._saying import OnceAMinute
@@ -173,7 +173,7 @@ class KeyAuth(LimitedGate):
         """Return the app's iterable, ended at its next chunk when the key is revoked."""
         iterable = super().watched(environ, iterable)
         alive = environ.get(KEY_ALIVE)
-        if alive is None or WATCHED in environ or isinstance(iterable, _WHOLE):
+        if alive is None or WATCHED in environ or isinstance(iterable, WHOLE):
             return iterable
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(iterable, wrapper):
@@ -221,9 +221,6 @@ class KeyAuth(LimitedGate):
             del environ[name]
         if self._parameter is not None:
             _remove_parameter(environ, self._parameter)
-
-
-_WHOLE = (list, tuple)
 
 
 class _RevocableBody(Wrapped):

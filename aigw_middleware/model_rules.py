@@ -144,7 +144,7 @@ def _where_named(rules: ModelRules, provider: str | None, model: str | None) -> 
 
 
 def _model_in_body(dialect: Dialect, path: str, environ: WSGIEnvironment) -> str | None:
-    rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
+    rest = dialect.rest(path)
     document = None
     if environ.get("REQUEST_METHOD") == "POST":
         if environ.get("HTTP_CONTENT_ENCODING"):

@@ -14,6 +14,7 @@ from ..store.admin_tokens import ROLES
 from .common import (
     before_id_option,
     deleted,
+    found,
     json_option,
     local_store_option,
     page_size_option,
@@ -51,10 +52,9 @@ def create(role: str, name: str, store: Store, as_json: bool) -> None:
 @json_option
 def list_tokens(page_size: int, before_id: str | None, store: Store, as_json: bool) -> None:
     """List admin tokens, the newest first."""
-    try:
-        records = store.admin_tokens.list(limit=page_size, before_id=before_id)
-    except KeyError:
-        raise click.ClickException(f"there is no record {before_id}") from None
+    records = found(
+        lambda: store.admin_tokens.list(limit=page_size, before_id=before_id), before_id
+    )
     if as_json:
         click.echo(json.dumps([_document(record) for record in records]))
         return

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ..counters import Engine, open_counters
-from ..limits.showing import document
+from ..limits.showing import document, is_of
 from ..wsgi import counters_of
 from .common import json_option, print_table
 
@@ -43,7 +43,7 @@ def limits() -> None:
 def show(store: str | None, counters: str | None, key_id: str | None, as_json: bool) -> None:
     """Show every bucket that is alive: what counts, what is left, when it has gone."""
     rows = [document(count) for count in _opened(store, counters).counts()]
-    rows = [row for row in rows if key_id is None or _is_of(row, key_id)]
+    rows = [row for row in rows if key_id is None or is_of(row, key_id)]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -60,13 +60,9 @@ def reset(store: str | None, counters: str | None, key_id: str | None) -> None:
     if key_id is None:
         gone = engine.reset()
     else:
-        names = [c.name for c in engine.counts() if _is_of(document(c), key_id)]
+        names = [c.name for c in engine.counts() if is_of(document(c), key_id)]
         gone = engine.forget(names)
     click.echo(f"{gone} counts were forgotten.", err=True)
-
-
-def _is_of(row: dict[str, Any], key_id: str) -> bool:
-    return row["bucket"] in (key_id, f"key:{key_id}")
 
 
 def _opened(store: str | None, counters: str | None) -> Engine:

@@ -86,7 +86,6 @@ def serve(
             f"together they admit up to {workers} times a limit",
             err=True,
         )
-    _log_to_standard_error()
     settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
     if access_log:
         settings["AIGW_ACCESS_LOG"] = access_log

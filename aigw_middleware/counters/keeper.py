@@ -41,10 +41,18 @@ class Held(Protocol):
 
 
 class Keeper:
-    """Renews the holdings of engines of one kind."""
+    """Renews the holdings of engines of one kind.
 
-    def __init__(self, start: Callable[[Callable[[], None]], None]) -> None:
+    Args:
+        start: runs a function beside the requests.
+        pause: waits for so many seconds there.
+    """
+
+    def __init__(
+        self, start: Callable[[Callable[[], None]], None], pause: Callable[[float], None]
+    ) -> None:
         self._start = start
+        self._pause = pause
         self._reset()
 
     def _reset(self) -> None:
@@ -88,9 +96,8 @@ class Keeper:
             _renew(engine, [one for one in held if one.engine is engine])
 
     def _run(self) -> None:
-        pause = _native.sleep if self is _of_memory else time.sleep
         while True:
-            pause(RENEW_SECONDS)
+            self._pause(RENEW_SECONDS)
             self.renew()
 
 
@@ -110,8 +117,8 @@ def _start_greenlet_or_thread(function: Callable[[], None]) -> None:
     threading.Thread(target=function, name="aigw-slots", daemon=True).start()
 
 
-_of_memory = Keeper(_native.start_thread)
-_of_connections = Keeper(_start_greenlet_or_thread)
+_of_memory = Keeper(_native.start_thread, _native.sleep)
+_of_connections = Keeper(_start_greenlet_or_thread, time.sleep)
 
 
 def keeper_of(engine: Engine) -> Keeper:

@@ -52,18 +52,16 @@ class MemoryCounters:
         """Meet all demands or none."""
         with self._lock:
             present = _new(Moment, (self._clock(), 0, 0))
-            table, states = self._table, []
+            table, found = self._table, []
             for name, rule, units, calendar in demands:
                 entry = table.get(name)
                 state: State = [] if entry is None else entry[0]
                 when = present if calendar is None else self._at(present, calendar)
                 if not ARITHMETIC[rule.kind].admits(state, rule, when, units):
                     return self._refused(demands, present)
-                states.append(state)
+                found.append((state, when))
             marks, outcomes = [], []
-            for position, (name, rule, units, calendar) in enumerate(demands):
-                state = states[position]
-                when = present if calendar is None else self._at(present, calendar)
+            for (name, rule, units, _), (state, when) in zip(demands, found, strict=True):
                 kind = ARITHMETIC[rule.kind]
                 if name not in table:
                     self._make_room(present)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .._paths import is_canonical, resolved
 from ..environ import GOOGLE_CLIENT, full_path, suffixes
 from . import anthropic, gemini, openai, plain
-from ._base import Dialect, Output, Tokens
+from ._base import EVENT_ENDS, Dialect, Output, Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANTHROPIC",
     "DIALECTS",
+    "EVENT_ENDS",
     "GEMINI",
     "OPENAI",
     "PLAIN",

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from ..errors import BodyInvalid
 
 Json = dict[str, Any]
+EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+"""What a whole event of a stream ends with; an event of ours must not stand within another."""
 
 
 class Output(NamedTuple):
@@ -76,6 +78,10 @@ class Dialect:
     def model(self, path: str, document: Mapping[str, Any] | None) -> object:
         """Return what `path` (without the prefix) and its JSON body name as the model."""
         return None if document is None else document.get("model")
+
+    def rest(self, path: str) -> str:
+        """Return a path of this dialect without the prefix that stands for the base URL."""
+        return next(path[len(p) :] for p in self.prefixes if path.startswith(p + "/"))
 
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         """Return how much text a request asks for; None where its path makes none.

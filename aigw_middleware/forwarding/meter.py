@@ -221,7 +221,6 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
 
 def _decoder(coding: str) -> Callable[[bytes], bytes]:
     """Return what takes a coding off, piece by piece; nothing for one that is not known."""
-    coding = coding.strip().lower()
     if coding in ("", "identity"):
         return bytes
     if coding in ("gzip", "x-gzip", "deflate"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from .._watchdog import watchdog
+from ..dialects import EVENT_ENDS
 from ..errors import ClientLeft, GatewayError, KeyRevoked, UpstreamTimeout
 from .meter import Meter
 from .transport import Response
@@ -69,26 +70,31 @@ class ForwardedBody:
         return self
 
     def __next__(self) -> bytes:
-        data = b""
-        while not data:
+        data = self._metered()
+        if not data:
+            self._end()
+            raise StopIteration
+        if self._response.done or (self._meter is not None and self._meter.is_over):
+            self._end()
+        self._ends_event = data.endswith(EVENT_ENDS)
+        return data
+
+    def _metered(self) -> bytes:
+        """Return the next bytes for the client, of which the meter knows; empty at the end."""
+        while True:
             if self._first and self._ended_by is None:
                 data, self._first = self._first, b""
             else:
                 data = self._read()
             if not data:
-                data = self._rest()
-                if data:
-                    break
-                self._end()
-                raise StopIteration
-            if self._meter is not None and self._error is None:
-                data = self._meter.feed(data)
-                if self._response.done:
-                    data += self._rest()
-        if self._response.done or (self._meter is not None and self._meter.is_over):
-            self._end()
-        self._ends_event = data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
-        return data
+                return self._rest()
+            if self._meter is None or self._error is not None:
+                return data
+            data = self._meter.feed(data)
+            if self._response.done:
+                data += self._rest()
+            if data:
+                return data
 
     def _rest(self) -> bytes:
         """Return what the meter has held back, at the answer's end."""

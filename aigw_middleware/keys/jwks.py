@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import ip_address
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from .._addresses import is_loopback
 from .._forks import in_child
 from .._options import several
 from ..errors import StoreUnavailable
@@ -98,9 +98,8 @@ class RemoteKeySet:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or not parts.hostname or "@" in parts.netloc:
             raise ValueError("jwks_url: must be an https URL without a user")
-        if parts.scheme != "https" and not (
-            parts.scheme == "http" and _is_loopback(parts.hostname)
-        ):
+        at_home = parts.hostname == "localhost" or is_loopback(parts.hostname)
+        if parts.scheme != "https" and not (parts.scheme == "http" and at_home):
             raise ValueError("jwks_url: must be https; http will do on loopback only")
         self._url = str(url)
         self._clock = clock
@@ -272,15 +271,6 @@ def verified_claims(
             return None
         return claims if claims.get("iss") in issuers else None
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _pyjwt() -> Any:

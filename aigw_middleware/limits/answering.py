@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .._iterables import Wrapped
+from .._responding import Headers, with_headers
 from ..denial import Denial
-from ..dialects import client_dialect
+from ..dialects import EVENT_ENDS, client_dialect
 from ..environ import END, USAGE, request_id
 from ..errors import LimitReached
 from .holding import Holding
 
 if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
@@ -30,9 +30,7 @@ class Head:
     def noting(self, start_response: StartResponse) -> StartResponse:
         """Return a `start_response` that takes note of the head."""
 
-        def respond(
-            status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
-        ) -> object:
+        def note(status: str, headers: Headers) -> Headers:
             self.status = int(status[:3])
             names = {name.lower(): value for name, value in headers}
             kind = names.get("content-type", "").partition(";")[0].strip().lower()
@@ -41,11 +39,9 @@ class Head:
                 and "content-length" not in names
                 and "content-encoding" not in names
             )
-            if exc_info:
-                return start_response(status, headers, exc_info)
-            return start_response(status, headers)
+            return headers
 
-        return respond  # type: ignore[return-value]
+        return with_headers(start_response, note)
 
 
 class HeldAnswer(Wrapped):
@@ -109,7 +105,7 @@ class HeldAnswer(Wrapped):
         error = dialect.error(
             denial.status, denial.code, denial.message, request_id(environ), denial.param
         )
-        torn = data and not data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        torn = data and not data.endswith(EVENT_ENDS)
         event = dialect.error_event(environ.get("PATH_INFO", ""), error)
         return data + (b"\n\n" if torn else b"") + event
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._responding import Headers, with_headers
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, body_denial, store_denial
 from ..dialects import PLAIN, client_dialect, spoken
@@ -20,14 +21,13 @@ from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
 from ..usage.prices import Price, Prices
 from .capping import with_cap
-from .grammar import CONCURRENT, REQUESTS, TOKENS, USD, Limit
+from .grammar import CONCURRENT, REQUESTS, USD, Limit, tokens_of
 from .headers import Report, policy, rate_headers
 from .holding import Holding
 from .states import SECOND
 from .wanted import DEFAULT_OUTPUT, LEAST_OUTPUT, Wanted, wanted
 
 if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 RESERVERS = "aigw.reservers"
@@ -60,11 +60,10 @@ class NamedLimits:
     ) -> None:
         self.limits = tuple(limits)
         self._prices = Prices(prices)
-        named = [_Named(limit, name, label if len(limits) > 1 else None) for limit in limits]
-        if label and len(limits) == 1:
-            named[0].label = label
-        for one in named:
-            one.policy = policy(one.label, one.limit)
+        several = len(self.limits) > 1
+        named = [
+            _Named(limit, name, _label(label, limit, several=several)) for limit in self.limits
+        ]
         self._now = [one for one in named if not one.is_late]
         self._late = [one for one in named if one.is_late]
         units = {limit.unit for limit in limits}
@@ -240,37 +239,53 @@ class _Case(NamedTuple):
 class _Named:
     """A limit, and what it is called by whom."""
 
-    def __init__(self, limit: Limit, name: str, label: str | None) -> None:
+    def __init__(self, limit: Limit, name: str, label: str) -> None:
         self.limit = limit
         self.prefix = f"{name}|{limit.kind}|"
-        self.label = f"{label}-{limit.kind}" if label else limit.kind
-        self.policy = ""
+        self.label = label
+        self.policy = policy(label, limit)
         self.rules = None if limit.model is None else ModelRules([limit.model])
+        _, slash, model = (limit.model or "").partition("/")
+        # Whose model it is nobody can tell before it is asked: then its name alone has to match.
+        self.name_rules = ModelRules([model]) if slash and model else None
         self.is_late = limit.unit == USD or limit.model is not None
 
     def is_for(self, provider: str | None, model: str | None) -> bool:
         """Whether the limit counts a model; one that is not known is counted by all."""
-        if self.rules is None or model is None or self.limit.model is None:
+        if self.rules is None or model is None:
             return True
         if provider is None and "/" in model:
             provider, _, model = model.partition("/")
         if self.rules.allows(provider, model):
             return True
-        # Whose model it is nobody can tell here: then its name alone has to match.
-        _, slash, name = self.limit.model.partition("/")
-        return provider is None and bool(slash) and ModelRules([name]).allows(None, model)
+        return (
+            provider is None and self.name_rules is not None and self.name_rules.allows(None, model)
+        )
+
+
+def _label(label: str | None, limit: Limit, *, several: bool) -> str:
+    if label is None or not several:
+        return label or limit.kind
+    return f"{label}-{limit.kind}"
+
+
+def _output_for(unit: str, units: int, want: Wanted, price: Price | None) -> int | None:
+    """Return the tokens of each answer that `units` give behind the prompt; None for any number."""
+    if unit == USD:
+        return None if price is None else price.output_for(units, want.input_tokens, want.answers)
+    if unit in ("tokens", "output_tokens"):
+        fixed = want.input_tokens if unit == "tokens" else 0
+        return (units - fixed) // want.answers
+    return None
 
 
 def _most_output(chosen: Sequence[_Named], want: Wanted, price: Price | None) -> int:
     """Return the tokens of an answer that the limits could give if all were free."""
     output = want.default_output
     for one in chosen:
-        limit = one.limit
-        if limit.unit == USD and price is not None:
-            output = min(output, price.output_for(limit.most, want.input_tokens, want.answers))
-        elif limit.unit in ("tokens", "output_tokens"):
-            fixed = want.input_tokens if limit.unit == "tokens" else 0
-            output = min(output, (limit.most - fixed) // want.answers)
+        fits = _output_for(one.limit.unit, one.limit.most, want, price)
+        if fits is not None:
+            output = min(output, fits)
     return max(LEAST_OUTPUT, output)
 
 
@@ -312,18 +327,12 @@ def _units(limit: Limit, want: Wanted | None, price: Price | None, output: int) 
         least = price.cost(want.least_input, least_output)
         most = price.cost(want.input_tokens, most_output)
     else:
-        least = _tokens(limit.unit, want.least_input, least_output)
-        most = _tokens(limit.unit, want.input_tokens, most_output)
+        least = tokens_of(limit.unit, want.least_input, least_output)
+        most = tokens_of(limit.unit, want.input_tokens, most_output)
     if least > limit.most:
         return None
     # The bound is a generous one: what fits by any measure is let in when all is free.
     return min(max(most, 1), limit.most)
-
-
-def _tokens(unit: str, input_tokens: int, output_tokens: int) -> int:
-    if unit == "input_tokens":
-        return input_tokens
-    return output_tokens if unit == "output_tokens" else input_tokens + output_tokens
 
 
 def _bounds_output(prepared: Sequence[tuple[_Named, Demand]]) -> bool:
@@ -342,18 +351,9 @@ def _what_is_left(
     for (one, _), outcome in zip(prepared, decision.outcomes, strict=True):
         if outcome.wait == 0:
             continue
-        unit = one.limit.unit
-        if unit in (REQUESTS, CONCURRENT, "input_tokens"):
+        fits = _output_for(one.limit.unit, outcome.remaining, want, price)
+        if fits is None or outcome.remaining <= 0:
             return None
-        if outcome.remaining <= 0:
-            return None
-        if unit == USD:
-            if price is None:
-                return None
-            fits = price.output_for(outcome.remaining, want.input_tokens, want.answers)
-        else:
-            fixed = want.input_tokens if unit == "tokens" else 0
-            fits = (outcome.remaining - fixed) // want.answers
         smaller = min(smaller, fits)
     return smaller if LEAST_OUTPUT <= smaller < output else None
 
@@ -390,17 +390,9 @@ def with_rate_headers(environ: WSGIEnvironment, start_response: StartResponse) -
     that the last word is complete.
     """
 
-    def respond(
-        status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
-    ) -> object:
+    def told(status: str, headers: Headers) -> Headers:
         ours = rate_headers(environ.get(RATE_REPORTS, ()), client_dialect(environ).name)
         names = {name.lower() for name, _ in ours}
-        kept = [header for header in headers if header[0].lower() not in names]
-        kept += ours
-        return start_response(status, kept, exc_info) if exc_info else start_response(status, kept)
+        return [header for header in headers if header[0].lower() not in names] + ours
 
-    return respond  # type: ignore[return-value]
-
-
-Reserver = Callable[[str | None, str | None], Denial | None]
-__all__ = ["RESERVERS", "TOKENS", "NamedLimits", "Reserver", "refusal", "with_rate_headers"]
+    return with_headers(start_response, told)

@@ -116,6 +116,13 @@ class Limit:
         return "-".join(parts)
 
 
+def tokens_of(unit: str, input_tokens: int, output_tokens: int) -> int:
+    """Return how many of so many tokens a limit of `unit` (one of `TOKENS`) counts."""
+    if unit == "input_tokens":
+        return input_tokens
+    return output_tokens if unit == "output_tokens" else input_tokens + output_tokens
+
+
 def parse_limit(text: str, *, option: str = "limits") -> Limit:
     """Read one limit without a burst; see `parse_limits`."""
     return _parse(text, option)[0]

@@ -11,7 +11,7 @@ from ..counters.keeper import keeper_of
 from ..errors import StoreUnavailable
 from ..usage.figures import Figures, figures_of
 from ..usage.prices import Price
-from .grammar import CONCURRENT, REQUESTS, TOKENS, USD
+from .grammar import CONCURRENT, REQUESTS, TOKENS, USD, tokens_of
 from .headers import Report
 from .states import LEASE, SECOND
 
@@ -69,19 +69,13 @@ class Holding:
         """Hold what was reserved."""
         self._held.append(_Held(unit, demand, mark, price, late))
         if unit == CONCURRENT:
-            self.good_until = time.monotonic() + LEASE / SECOND - 2 * DEADLINE
+            self.renewed(known=True)
             keeper_of(self.engine).add(self)
 
     def drop_late(self) -> None:
         """Give back what the last candidate's attempt was reserved."""
-        late = [held for held in self._held if held.late]
-        if late:
-            self._free(late)
+        self._settle([Settlement(h.demand, h.mark, 0) for h in self._held if h.late])
         self._held = [held for held in self._held if not held.late]
-
-    def give_back(self) -> None:
-        """Give everything back: what is refused spends nothing."""
-        self._finish([Settlement(h.demand, h.mark, 0) for h in self._held])
 
     def close(self, status: int, usage: Any) -> None:
         """Settle to what was really used; harmless a second time.
@@ -94,10 +88,15 @@ class Holding:
         """
         if self._closed:
             return
-        if self.refused:
-            self.give_back()
-            return
-        self._finish(list(self._settlements(status, usage)))
+        if self.refused:  # what is refused spends nothing
+            settlements = [Settlement(h.demand, h.mark, 0) for h in self._held]
+        else:
+            settlements = list(self._settlements(status, usage))
+        self._closed = True
+        if any(held.unit == CONCURRENT for held in self._held):
+            keeper_of(self.engine).remove(self)
+        self._held = []
+        self._settle(settlements)
 
     def renewals(self) -> list[Settlement]:
         """Return what renews its slots."""
@@ -164,10 +163,13 @@ class Holding:
             found.setdefault(held.demand.name, []).append(held)
         return list(found.values())
 
-    def _free(self, held: list[_Held]) -> None:
+    def _settle(self, settlements: list[Settlement]) -> None:
+        if not settlements:
+            return
         try:
-            self.engine.settle([Settlement(one.demand, one.mark, 0) for one in held])
+            self.engine.settle(settlements)
         except StoreUnavailable as error:
+            # More than was used stays counted; a slot's lease ends by itself.
             logger.error("counters unavailable, units stay reserved: %s", error)
 
     def _settlements(self, status: int, usage: Any) -> Iterator[Settlement]:
@@ -185,19 +187,6 @@ class Holding:
                     continue  # nobody tells: all of it was used
                 used = 0
             yield from _spread(held, used)
-
-    def _finish(self, settlements: list[Settlement]) -> None:
-        self._closed = True
-        if any(held.unit == CONCURRENT for held in self._held):
-            keeper_of(self.engine).remove(self)
-        self._held = []
-        if not settlements:
-            return
-        try:
-            self.engine.settle(settlements)
-        except StoreUnavailable as error:
-            # More than was used stays counted; a slot's lease ends by itself.
-            logger.error("counters unavailable, units stay reserved: %s", error)
 
 
 def _spread(held: list[_Held], used: int) -> Iterator[Settlement]:
@@ -231,8 +220,4 @@ def _used(held: _Held, figures: Figures) -> int | None:
         if held.price is None:
             return None
         return held.price.cost(figures.input_tokens, figures.output_tokens)
-    if held.unit == "input_tokens":
-        return figures.input_tokens
-    if held.unit == "output_tokens":
-        return figures.output_tokens
-    return figures.input_tokens + figures.output_tokens
+    return tokens_of(held.unit, figures.input_tokens, figures.output_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._iterables import WHOLE
 from ..denial import Denial, store_denial
 from ..environ import RATE_REPORTS, USAGE
 from ..errors import StoreUnavailable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..counters.engine import Engine
 
 _HELD = "aigw.held"
-_WHOLE = (list, tuple)
 
 
 class _Kept(NamedTuple):
@@ -70,7 +70,7 @@ class LimitedGate(Gate):
         kept = self._kept(environ)
         if kept is None:
             return iterable
-        if isinstance(iterable, _WHOLE):
+        if isinstance(iterable, WHOLE):
             # Complete already, and some servers never close a list.
             self._let_go(environ, kept)
             return iterable

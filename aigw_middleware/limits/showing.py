@@ -37,3 +37,8 @@ def document(count: Count) -> dict[str, Any]:
         "unit": unit,
         "expires_in": round(count.expires / SECOND, 3),
     }
+
+
+def is_of(row: dict[str, Any], key_id: str) -> bool:
+    """Whether a count, as `document` shows it, is of a key's own limits or by that key."""
+    return row["bucket"] in (key_id, f"key:{key_id}")

@@ -73,7 +73,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
         return _NOTHING
     if dialect is PLAIN:
         return _NOTHING  # an app of its own, which tells what it used in `aigw.usage`
-    rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
+    rest = dialect.rest(path)
     found = _document(environ)
     if found is None:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
@@ -120,7 +120,7 @@ def _document(environ: WSGIEnvironment) -> tuple[Dialect, str, dict[str, Any]] |
     dialect, path = spoken(environ)
     if dialect is PLAIN or environ.get("REQUEST_METHOD") != "POST":
         return None
-    rest = next(path[len(p) :] for p in dialect.prefixes if path.startswith(p + "/"))
+    rest = dialect.rest(path)
     if not dialect.needs_json.fullmatch(rest):
         return None
     if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):

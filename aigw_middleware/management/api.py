@@ -8,19 +8,20 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
+from .._addresses import is_loopback
+from .._options import several
 from ..body import discard_unread, whole
 from ..counters import Engine, resolve_counters
 from ..environ import enter, request_id
 from ..errors import BodyError, BodyInvalid, StoreUnavailable
 from ..keys.records import AdminToken
-from ..limits.showing import document as count_document
+from ..limits import showing
 from ..store import Store, resolve_store
 from ..store.audit import acting
 from . import fields
@@ -61,7 +62,6 @@ class ManagementAPI:
         allowed_hosts: the host names under which it may be asked for; empty for any. On a
             loopback address name `localhost` and `127.0.0.1`: a page in a browser of the same
             machine can otherwise reach it under a name of its own (DNS rebinding).
-
         counters: the engine in which the gateway counts, or its URL, for `GET /limits`; None for
             none.
 
@@ -84,8 +84,7 @@ class ManagementAPI:
         ):
             raise ValueError("admin_token: must be a text that can be sent in a header")
         self._token = sha256(admin_token.encode()).digest()
-        names = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
-        self._hosts = frozenset(name.lower() for name in names)
+        self._hosts = frozenset(name.lower() for name in several("allowed_hosts", allowed_hosts))
         self._routes = Map(
             [
                 Rule("/healthz", endpoint=_healthz, methods=["GET"]),
@@ -159,13 +158,11 @@ class ManagementAPI:
         """`GET /limits`: what is counted now."""
         if self._counters is None:
             raise APIError(404, "NOT_FOUND", "The API was given no engine that counts limits.")
-        for name in request.args:
-            if name != "key_id":
-                raise APIError(400, "UNKNOWN_PARAMETER", "The query has an unknown parameter.")
+        _check_parameters(request, "key_id")
         key_id = request.args.get("key_id")
-        rows = [count_document(count) for count in self._counters.counts()]
+        rows = [showing.document(count) for count in self._counters.counts()]
         if key_id is not None:
-            rows = [row for row in rows if row["bucket"] in (key_id, f"key:{key_id}")]
+            rows = [row for row in rows if showing.is_of(row, key_id)]
         return _json({"limits": rows, "uri": request.root_url.rstrip("/") + "/limits"})
 
     def _check_host(self, request: Request) -> None:
@@ -173,7 +170,9 @@ class ManagementAPI:
             return
         host = request.environ.get("HTTP_HOST", "").lower()
         name = host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-        if name not in self._hosts and not (self._hosts & _LOOPBACK and _is_loopback(name)):
+        if name not in self._hosts and not (
+            self._hosts & _LOOPBACK and is_loopback(name.strip("[]"))
+        ):
             raise APIError(403, "HOST_NOT_ALLOWED", "The API is not served under this name.")
 
     def _check_token(self, request: Request) -> AdminToken:
@@ -191,13 +190,6 @@ class ManagementAPI:
             401, "UNAUTHORIZED", "A valid admin token is required.",
             headers=(("WWW-Authenticate", 'Bearer realm="ai-gateway-management"'),),
         )  # fmt: skip
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _error(error: APIError, environ: WSGIEnvironment) -> Response:
@@ -221,9 +213,7 @@ def _openapi(store: Store, request: Request) -> Response:
 
 def _usage(store: Store, request: Request) -> Response:
     """`GET /usage`: sums by key, model, provider or day."""
-    for name in request.args:
-        if name not in ("by", "since", "until"):
-            raise APIError(400, "UNKNOWN_PARAMETER", "The query has an unknown parameter.")
+    _check_parameters(request, "by", "since", "until")
     by = request.args.get("by", "key")
     try:
         since, until = (_moment(request, name) for name in ("since", "until"))
@@ -286,11 +276,15 @@ def _body(request: Request, *, optional: bool = False) -> Json:
         raise APIError(STATUSES[error.code], error.code.upper(), str(error)) from None
 
 
+def _check_parameters(request: Request, *known: str) -> None:
+    for name in request.args:
+        if name not in known:
+            raise APIError(400, "UNKNOWN_PARAMETER", "The query has an unknown parameter.")
+
+
 def _page(request: Request) -> tuple[int, str | None]:
     """Return `limit` and `before_id` of the query; unknown parameters are refused."""
-    for name in request.args:
-        if name not in ("limit", "before_id"):
-            raise APIError(400, "UNKNOWN_PARAMETER", "The query has an unknown parameter.")
+    _check_parameters(request, "limit", "before_id")
     text = request.args.get("limit", "100")
     if not (text.isascii() and text.isdigit()) or len(text) > 4 or not 1 <= int(text) <= 100:
         raise APIError(400, "INVALID_LIMIT", "limit is between 1 and 100.", field="limit")

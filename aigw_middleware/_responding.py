@@ -1,0 +1,27 @@
+"""The head of an app's answer in the hands of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import StartResponse
+
+Headers = list[tuple[str, str]]
+
+
+def with_headers(
+    start_response: StartResponse, change: Callable[[str, Headers], Headers]
+) -> StartResponse:
+    """Return a `start_response` that hands on the headers that `change(status, headers)` returns.
+
+    `exc_info` is handed on only where the app gave it: some servers take two arguments.
+    """
+
+    def respond(status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> object:
+        told = change(status, headers)
+        return start_response(status, told, exc_info) if exc_info else start_response(status, told)
+
+    return respond  # type: ignore[return-value]
