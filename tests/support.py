@@ -18,6 +18,8 @@ from wsgiref.validate import validator
 
 from werkzeug.datastructures import Headers
 
+from aigw_middleware import Provider
+
 CHAT = "/v1/chat/completions"
 
 
@@ -288,3 +290,18 @@ def run_python(code: str, *args: str) -> str:
         [sys.executable, "-c", code, *args], capture_output=True, text=True, check=True
     )
     return done.stdout
+
+
+def delete_elsewhere(url: str, id_: str) -> None:
+    """Delete a key in another process."""
+    code = "import sys; from aigw_middleware import open_store\n"
+    run_python(code + "assert open_store(sys.argv[1]).keys.delete(sys.argv[2])", url, id_)
+
+
+def three_providers(upstream: str, key: str) -> list[Provider]:
+    """Return a provider of each dialect, all of them at one stand-in."""
+    return [
+        Provider("openai", base_url=f"{upstream}/v1", api_keys=[key]),
+        Provider("anthropic", base_url=f"{upstream}/v1", api_keys=[key]),
+        Provider("google", base_url=f"{upstream}/v1beta", api_keys=[key]),
+    ]

@@ -32,7 +32,7 @@ from aigw_middleware.forwarding.meter import EventMeter, WholeMeter
 from aigw_middleware.splice import put
 from aigw_middleware.testing import StandInProvider, serving
 
-from .support import CHAT, RawRequest, answering, call, make_environ, raw_provider
+from .support import CHAT, RawRequest, answering, call, make_environ, raw_provider, three_providers
 
 KEY = "sk-provider-0123456789"
 PRICES = {"gpt-4o": (1, 2)}
@@ -392,15 +392,8 @@ def test_a_limit_settles_to_what_the_provider_tells() -> None:
 def budgeted() -> Any:
     """A whole gateway with so small a budget that the second answer is refused."""
     with serving(StandInProvider()) as upstream:
-        keys = {"api_keys": [KEY]}
         app = stack(
-            UpstreamForwarder(
-                upstream=[
-                    Provider("openai", base_url=f"{upstream}/v1", **keys),
-                    Provider("anthropic", base_url=f"{upstream}/v1", **keys),
-                    Provider("google", base_url=f"{upstream}/v1beta", **keys),
-                ]
-            ),
+            UpstreamForwarder(upstream=three_providers(upstream, KEY)),
             partial(KeyAuth, keys=StaticKeys({"ci": "gateway-key"})),
             partial(RateLimiter, limits="40 output_tokens/min"),
         )

@@ -25,6 +25,8 @@ from aigw_middleware import (
 from aigw_middleware.denial import STATUSES, Denial, refuse
 from aigw_middleware.testing import StandInProvider, serving
 
+from .support import three_providers
+
 GATEWAY_KEY = "gateway-key-0123456789"
 PROVIDER_KEY = "sk-provider-9876543210"
 QUESTION = "How do you do?"
@@ -45,15 +47,8 @@ def provider() -> StandInProvider:
 @pytest.fixture
 def gateway(provider: StandInProvider) -> Iterator[Gateway]:
     with serving(provider) as upstream:
-        keys = {"api_keys": [PROVIDER_KEY]}
         app = stack(
-            UpstreamForwarder(
-                upstream=[
-                    Provider("openai", base_url=f"{upstream}/v1", **keys),
-                    Provider("anthropic", base_url=f"{upstream}/v1", **keys),
-                    Provider("google", base_url=f"{upstream}/v1beta", **keys),
-                ]
-            ),
+            UpstreamForwarder(upstream=three_providers(upstream, PROVIDER_KEY)),
             partial(IPAllowlist, allow=["127.0.0.0/8"]),
             partial(KeyAuth, keys=StaticKeys({"ci": GATEWAY_KEY})),
             partial(RateLimiter, limits="100/min"),

@@ -14,7 +14,7 @@ from aigw_middleware import StoreUnavailable, open_store
 from aigw_middleware.store import Store
 from aigw_middleware.store.schema import MIGRATIONS
 
-from .support import run_python
+from .support import delete_elsewhere, run_python
 
 
 @pytest.fixture
@@ -207,12 +207,7 @@ def test_a_removed_word_lets_no_deleted_key_in(store: Store, url: str, tmp_path:
     key, token = store.keys.create()
     assert store.keys.verify(token) is not None
     (tmp_path / "aigw.db-word").unlink()
-    run_python(
-        "import sys; from aigw_middleware import open_store\n"
-        "assert open_store(sys.argv[1]).keys.delete(sys.argv[2])",
-        url,
-        key.id,
-    )
+    delete_elsewhere(url, key.id)
     assert store.keys.verify(token) is None
 
 

@@ -13,7 +13,7 @@ from aigw_middleware import KeyAuth, Provider, UpstreamForwarder, open_store
 from aigw_middleware.keys.sealing import Sealer, WrongSecret
 from aigw_middleware.store import Store
 
-from .support import CHAT, Inner, answering, call, raw_provider, run_python
+from .support import CHAT, Inner, answering, call, delete_elsewhere, raw_provider
 
 SECRET = "a master secret for the tests"
 PROVIDER_SECRET = "sk-live-Qx7Lm2Vt9Rb4Zc8Nk1"
@@ -170,12 +170,7 @@ def test_a_change_of_another_process_is_seen_by_the_next_request(store: Store, u
     """KEY-8: after another process has deleted a key it is not accepted here once more."""
     key, token = store.keys.create()
     assert store.keys.verify(token) is not None
-    run_python(
-        "import sys; from aigw_middleware import open_store\n"
-        "assert open_store(sys.argv[1]).keys.delete(sys.argv[2])",
-        url,
-        key.id,
-    )
+    delete_elsewhere(url, key.id)
     assert store.keys.verify(token) is None
 
 
