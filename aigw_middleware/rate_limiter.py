@@ -21,6 +21,7 @@ from .errors import BodyError, StoreUnavailable
 from .limits import parse_limits
 from .limits.enforcing import NamedLimits
 from .limits.limited import LimitedGate
+from .limits.newcomers import Newcomers
 from .limits.wanted import wanted
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class RateLimiter(LimitedGate):
         by: whose requests are counted together: `"key"` (the gateway key; where there is none,
             the address), `"ip"` (IPv6 by /64), `"global"`, `"model"`, `"header:NAME"`,
             `"claim:NAME"` (an absent header or claim is one shared bucket), a callable
-            `environ -> str`, or a list of these, counted per combination.
+            `environ -> str`, or a list of these, counted per combination. One address without a
+            key or claims makes at most 1000 such buckets an hour, in each process, by what it
+            says of itself (a header, a model); its further ones are counted together.
         counters: an engine from `open_counters`, or its URL; None is memory of this instance's
             own. Memory counts for one process: under several workers each counts alone.
         name: limiters of the same name on one engine share their counts. By default it is made
@@ -92,6 +95,9 @@ class RateLimiter(LimitedGate):
             raise ValueError(f"name: {name!r} must be printable ASCII without quotes")
         self._bucket, by_text = _bucket(by)
         self._limits = NamedLimits(parsed, name or f"by={by_text}", name, prices=prices)
+        # By what a client cannot choose at will there are no more buckets than clients.
+        self._is_free = set(by_text.split("+")) <= {"key", "ip", "global"}
+        self._newcomers = Newcomers()
         self._counters = resolve_counters(counters)
         self._fail_open = fail_open
         self._warned = False
@@ -99,17 +105,26 @@ class RateLimiter(LimitedGate):
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Tell whether the request would be refused, spending nothing."""
-        return self._limits.judge(self._counters, self._bucket(environ), environ)
+        bucket = self._bucket_of(environ, self._newcomers.has_room)
+        return self._limits.judge(self._counters, bucket, environ)
 
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
         """Reserve what the request may use of each limit, or say which of them is reached."""
         if environ.get("wsgi.multiprocess") and not self._warned:
             self._warn()
         try:
-            bucket = self._bucket(environ)
+            bucket = self._bucket_of(environ, self._newcomers.make)
             return self.spend(self._limits, self._counters, bucket, environ, self.app)
         except StoreUnavailable as error:
             return self.engine_down(error)
+
+    def _bucket_of(self, environ: WSGIEnvironment, may: Callable[[str, str], bool]) -> str:
+        """Return the request's bucket; of who has made too many, one for all others of theirs."""
+        bucket = self._bucket(environ)
+        if self._is_free or KEY in environ or CLAIMS in environ:
+            return bucket
+        client = _by_ip(environ)
+        return bucket if may(client, bucket) else f"many:{client}"
 
     def engine_down(self, error: StoreUnavailable) -> Denial | None:
         """Refuse, or let in with `fail_open`; either is said once a minute."""

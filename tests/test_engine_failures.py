@@ -6,7 +6,11 @@ import logging
 import os
 import shutil
 import signal
+import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -306,3 +310,46 @@ def test_fail_open_lets_in_and_says_so_once_a_minute(caplog: pytest.LogCaptureFi
     assert len(caplog.records) == 1
     closed = RateLimiter(Inner(), "5/min", counters=Down())  # type: ignore[arg-type]
     assert call(closed).code == "store_unavailable"
+
+
+@contextmanager
+def slow_front(path: Path, server: RedisServer, seconds: float) -> Iterator[str]:
+    """A socket that hands each answer of `server` on after a while; yields its URL."""
+    pause = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as upstream, suppress(OSError):
+            upstream.connect(str(server.path))
+            while data := client.recv(65536):
+                upstream.sendall(data)
+                answer = upstream.recv(65536)
+                pause.wait(seconds)
+                client.sendall(answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"unix://{path}"
+        pause.set()
+
+
+def test_answers_that_are_each_slow_have_one_deadline_together(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A greeting and a script, each a little under 250 ms: one deadline for both, then 503."""
+    redis_server.client().script_flush()
+    with slow_front(Path(os.path.relpath(tmp_path)) / "s", redis_server, 0.2) as url:
+        engine = open_counters(url)
+        before = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="gave no answer"):
+            reserve(engine)
+        assert time.monotonic() - before < 5
+        engine.close()

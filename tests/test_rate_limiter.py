@@ -12,7 +12,7 @@ import pytest
 from aigw_middleware import ApiKey, RateLimiter, StoreUnavailable, open_counters, stack
 from aigw_middleware.counters.memory import MemoryCounters
 
-from .support import CHAT, Clock, Inner, call, in_child
+from .support import CHAT, Clock, Inner, call, in_child, make_environ
 
 
 def limiter(limits: Any = "2/min", **options: Any) -> tuple[RateLimiter, Clock]:
@@ -301,3 +301,26 @@ def test_an_open_engine_will_do_for_its_url() -> None:
     """Where a URL is expected an opened engine will do."""
     engine = open_counters("memory:")
     assert open_counters(engine) is engine
+
+
+def test_one_address_makes_a_bounded_number_of_buckets() -> None:
+    """A header that changes with each request: after 1000 buckets one for all others."""
+    engine = open_counters("memory:")
+    app = RateLimiter(Inner(), "5/min", by="header:X-User", counters=engine)
+    for number in range(1000):
+        assert call(app, HTTP_X_USER=f"user{number}").status == 200
+    further = [call(app, HTTP_X_USER=f"new{number}").status for number in range(8)]
+    assert further == [200] * 5 + [429] * 3
+    assert len(engine.counts()) == 1001
+    # Its older buckets, other addresses and who shows a key are counted as ever.
+    assert call(app, HTTP_X_USER="user7").status == 200
+    assert call(app, HTTP_X_USER="new7", REMOTE_ADDR="192.0.2.8").status == 200
+    assert call(app, HTTP_X_USER="newer", **{"aigw.claims": {"sub": "x"}}).status == 200
+
+
+def test_a_judgement_makes_no_bucket() -> None:
+    """What is only judged uses none of the buckets that an address may make."""
+    app = RateLimiter(Inner(), "5/min", by="header:X-User")
+    for number in range(1100):
+        assert app.judge(make_environ(HTTP_X_USER=f"user{number}")) is None
+    assert all(call(app, HTTP_X_USER=f"new{number}").status == 200 for number in range(8))

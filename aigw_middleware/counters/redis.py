@@ -9,6 +9,7 @@ their window, which errs on the side of the limit.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 REST_SECONDS = 1.0
 """How long a server that gave no answer is not asked again."""
+_LISTING_SECONDS = 10.0
+"""How long it may take to list or reset counts, which no request waits for."""
 _TAG = "{aigw}:"
 _KINDS = tuple(ARITHMETIC)
 CONNECTIONS = 256
@@ -53,8 +56,10 @@ class RedisCounters:
         self, url: str, *, wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000
     ) -> None:
         try:
+            self._clock = threading.local()
             self._client = redis.Redis.from_url(
                 url,
+                connection_class=_bounded(urlsplit(url).scheme, self._clock),
                 socket_timeout=DEADLINE,
                 socket_connect_timeout=DEADLINE,
                 retry=Retry(NoBackoff(), 0),
@@ -102,7 +107,7 @@ class RedisCounters:
 
     def counts(self, prefix: str = "") -> list[Count]:
         """Return what is counted under the names that begin with `prefix`."""
-        with self._asking():
+        with self._asking(_LISTING_SECONDS):
             seconds, rest = self._client.time()
             now = seconds * 1_000_000 + rest
             keys = self._keys(prefix)
@@ -116,13 +121,13 @@ class RedisCounters:
 
     def reset(self, prefix: str = "") -> int:
         """Forget those counts."""
-        with self._asking():
+        with self._asking(_LISTING_SECONDS):
             keys = self._keys(prefix)
             return sum(int(self._client.delete(key)) for key in keys)
 
     def forget(self, names: Sequence[str]) -> int:
         """Forget the counts of just these names."""
-        with self._asking():
+        with self._asking(_LISTING_SECONDS):
             return sum(int(self._client.delete(_TAG + name)) for name in names)
 
     def close(self) -> None:
@@ -176,13 +181,12 @@ class RedisCounters:
         return list(self._client.scan_iter(match=escaped + "*", count=1000))
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Ask the server, unless it has just given no answer."""
+    def _asking(self, seconds: float = DEADLINE) -> Iterator[None]:
+        """Ask the server for so long at most, unless it has just given no answer."""
         if time.monotonic() < self._resting_until:
             raise self._unavailable("has just given no answer")
+        self._clock.ends = time.monotonic() + seconds
         try:
-            if not self._checked:
-                self._check()
             yield
         except redis.exceptions.MaxConnectionsError:
             raise self._unavailable("has no connection left for this process") from None
@@ -193,13 +197,18 @@ class RedisCounters:
         except redis.RedisError as error:
             # READONLY, OOM, BUSY, NOPERM, LOADING: the first word tells.
             raise self._unavailable(f"refused ({str(error).partition(' ')[0][:40]})") from None
+        if not self._checked:
+            self._check()
 
     def _check(self) -> None:
         """Look whether the server may forget counts to make room, which would lift a limit."""
         self._checked = True
         try:
             found = self._client.config_get("maxmemory*")
-        except (redis.ResponseError, redis.exceptions.NoPermissionError):
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._checked = False  # the next decision finds out what that means
+            return
+        except redis.RedisError:
             return  # many hosted servers don't tell
         policy = str(found.get("maxmemory-policy", "noeviction"))
         if policy != "noeviction" and str(found.get("maxmemory", "0")) != "0":
@@ -210,6 +219,28 @@ class RedisCounters:
 
     def _unavailable(self, what: str) -> StoreUnavailable:
         return StoreUnavailable(f"{self._shown} {what}", engine="counters")
+
+
+def _bounded(scheme: str, clock: Any) -> type[redis.Connection]:
+    """Return a connection whose answers together take no longer than until `clock.ends`.
+
+    redis-py's own timeout is one of each read: a new connection greets, names itself and then
+    asks, and a slow server could take the deadline for each of these.
+    """
+    kind: Any = {"unix": redis.UnixDomainSocketConnection, "rediss": redis.SSLConnection}.get(
+        scheme, redis.Connection
+    )
+
+    class Bounded(kind):  # type: ignore[misc]
+        def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            left = clock.ends - time.monotonic()
+            if left <= 0:
+                self.disconnect()
+                raise redis.TimeoutError("no time left")
+            self._sock.settimeout(left)
+            return super().read_response(*args, **kwargs)
+
+    return Bounded
 
 
 def _count(name: str, value: bytes | None, now: int) -> Count | None:
