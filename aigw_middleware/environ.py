@@ -42,6 +42,8 @@ USAGE = "aigw.usage"
 """`Usage`, or any object like it: what the request has used."""
 ATTEMPTS = "aigw.attempts"
 """int: how many candidates the forwarder has asked."""
+TRIED = "aigw.tried"
+"""list of `Attempt`: whom the forwarder has asked for what, and what came of it."""
 UPSTREAM_WAIT = "aigw.upstream_wait"
 """float: seconds that the forwarder has waited for the first bytes of upstreams."""
 END = "aigw.end"
@@ -72,13 +74,17 @@ _SECRET_VARIABLES = (
     "GEMINI_API_KEY",
     "GOOGLE_API_KEY",
     "GROQ_API_KEY",
+    "HYPERBOLIC_API_KEY",
+    "INFERENCE_API_KEY",
     "MISTRAL_API_KEY",
+    "MOONSHOT_API_KEY",
     "OPENAI_ADMIN_KEY",
     "OPENAI_API_KEY",
     "OPENROUTER_API_KEY",
     "PERPLEXITY_API_KEY",
     "TOGETHER_API_KEY",
     "XAI_API_KEY",
+    "ZAI_API_KEY",
 )
 # `AIGW_STORE` and the like may hold a password in a URL, `AIGW_VAULT_*` are secrets by intent.
 _REMOVED = tuple({*_SECRET_VARIABLES, *(name for name in os.environ if name.startswith("AIGW_"))})

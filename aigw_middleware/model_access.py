@@ -18,7 +18,8 @@ from .environ import full_path
 from .errors import BodyError
 from .gate import Gate
 from .limits.wanted import text_tokens, wanted_output
-from .model_rules import MAX_BODY_BYTES, ModelRules, judge_models
+from .model_rules import ModelRules, judge_models
+from .named_models import MAX_BODY_BYTES
 from .splice import put
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._options import several
-from .body import whole
 from .denial import Denial, body_denial
-from .dialects import PLAIN, Dialect, spoken
-from .errors import BodyError, BodyInvalid
+from .dialects import PLAIN, spoken
+from .errors import BodyError
+from .named_models import named_models
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 MODEL_RULES = "aigw.model_rules"
 """list of callables `(provider, model) -> Denial | None`, judged by the forwarder before each
 attempt; `model` is None on a path that names none."""
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
-
-_NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
 
 ModelRule = Callable[[str | None, str | None], Denial | None]
 
@@ -86,25 +82,6 @@ def _matches(patterns: Iterable[re.Pattern[str]], names: set[str]) -> bool:
     return any(pattern.fullmatch(name) for pattern in patterns for name in names)
 
 
-def requested_model(dialect: Dialect, path: str, document: dict[str, Any] | None) -> str | None:
-    """Return the model that a request names, None where it names none.
-
-    Args:
-        dialect: the dialect of the request.
-        path: its path without the dialect's prefix.
-        document: its JSON body, None where it has none.
-
-    Raises:
-        BodyInvalid: what stands in the model's place is no model's name.
-    """
-    model = dialect.model(path, document)
-    if model is None:
-        return None
-    if not isinstance(model, str) or not _NAME(model):
-        raise BodyInvalid("The model's name is not valid.")
-    return model
-
-
 def judge_models(
     rules: ModelRules,
     environ: WSGIEnvironment,
@@ -130,27 +107,22 @@ def judge_models(
     if dialect is PLAIN:
         return None
     try:
-        model = _model_in_body(dialect, path, environ)
+        models = named_models(environ, dialect, dialect.rest(path))
     except BodyError as error:
         return body_denial(error)
-    if model is None:
+    if not models:
         return None if optional else rules.judge(None, None)
+    # Which of them will be asked for nobody here can tell: each has to be allowed.
+    return next((denial for model in models if (denial := _judge_one(rules, model))), None)
+
+
+def _judge_one(rules: ModelRules, model: str) -> Denial | None:
     provider, slash, rest = model.partition("/")
     return rules.judge(provider, rest) if slash else rules.judge(None, model)
 
 
 def _where_named(rules: ModelRules, provider: str | None, model: str | None) -> Denial | None:
     return None if model is None else rules.judge(provider, model)
-
-
-def _model_in_body(dialect: Dialect, path: str, environ: WSGIEnvironment) -> str | None:
-    rest = dialect.rest(path)
-    document = None
-    if environ.get("REQUEST_METHOD") == "POST":
-        if environ.get("HTTP_CONTENT_ENCODING"):
-            raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
-        document = whole(environ, MAX_BODY_BYTES).json()
-    return requested_model(dialect, rest, document)
 
 
 def has_final_judge(app: object) -> bool:

@@ -15,9 +15,10 @@ _DECODER = json.JSONDecoder()
 
 
 class _Member(NamedTuple):
-    """A member of an object: its name, and where its value begins and ends."""
+    """A member of an object: its name, where it starts, and where its value begins and ends."""
 
     name: str
+    starts: int
     begins: int
     ends: int
 
@@ -31,6 +32,24 @@ def put(data: bytes, path: tuple[str, ...], value: Any) -> bytes:
     text = data.decode()
     begins, ends, written = _place(text, _object_at(text, 0), path, value)
     return (text[:begins] + written + text[ends:]).encode()
+
+
+def drop(data: bytes, name: str) -> bytes:
+    """Return the object in `data` without its member `name`, and without one comma."""
+    text = data.decode()
+    opening = _object_at(text, 0)
+    members = _members(text, opening)
+    for number, member in enumerate(members):
+        if member.name != name:
+            continue
+        if number + 1 < len(members):
+            begins, ends = member.starts, members[number + 1].starts
+        elif number:
+            begins, ends = members[number - 1].ends, member.ends
+        else:
+            begins, ends = member.starts, member.ends
+        return (text[:begins] + text[ends:]).encode()
+    return data
 
 
 def _place(text: str, opening: int, path: tuple[str, ...], value: Any) -> tuple[int, int, str]:
@@ -64,10 +83,11 @@ def _members(text: str, opening: int) -> list[_Member]:
     members = []
     position = _skip(text, opening + 1)
     while text[position] == '"':
+        starts = position
         name, position = scanstring(text, position + 1)
         begins = _skip(text, _skip(text, position) + 1)  # behind the colon
         _, ends = _DECODER.raw_decode(text, begins)
-        members.append(_Member(name, begins, ends))
+        members.append(_Member(name, starts, begins, ends))
         position = _skip(text, ends)
         if text[position] == ",":
             position = _skip(text, position + 1)

@@ -15,19 +15,18 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import is_token
+from ._responding import with_headers
 from .body import (
     blocks,
     client_socket,
     content_length,
     has_body,
     is_unframed,
-    replace,
     whole,
 )
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
 from .environ import (
-    ATTEMPTS,
     BODY,
     BYPASSED,
     CLAIMS,
@@ -36,6 +35,7 @@ from .environ import (
     KEY_ALIVE,
     MODEL,
     PROVIDER,
+    TRIED,
     UPSTREAM_WAIT,
     USAGE,
     WATCHED,
@@ -46,21 +46,18 @@ from .environ import (
 )
 from .errors import (
     BodyError,
-    BodyInvalid,
     GatewayError,
     StoreUnavailable,
     UpstreamError,
-    UpstreamTimeout,
 )
+from .forwarding.attempting import attempt, shown, upstream_denial
+from .forwarding.health import health
 from .forwarding.metering import (
-    ASKED,
-    TELLS_UNASKED,
     Metering,
     metering_of,
-    streams_without_usage,
-    without_codings,
 )
-from .forwarding.naming import read_aliases, resolve
+from .forwarding.naming import read_aliases
+from .forwarding.planning import Plan, Planner
 from .forwarding.redaction import redact_body, redact_headers
 from .forwarding.request_headers import request_headers
 from .forwarding.response_headers import header, is_event_stream, response_headers
@@ -69,22 +66,20 @@ from .forwarding.route import (
     Candidate,
     ai_path,
     is_safe_path,
-    provider_candidates,
     url_candidate,
 )
+from .forwarding.strategies import STRATEGIES
 from .forwarding.stream import ForwardedBody, WholeResponse
-from .forwarding.transport import Request, Response, Timeouts, Transport, shared_transport
-from .forwarding.url import BaseURL, query, quote_path
-from .limits.enforcing import RESERVERS
-from .model_rules import MODEL_RULES, requested_model
+from .forwarding.transport import Response, Timeouts, Transport, shared_transport
+from .forwarding.url import BaseURL, query
 from .providers import Provider
-from .splice import put
 from .usage.prices import Prices
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from requests.adapters import BaseAdapter
 
+    from .keys import ApiKey
     from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -138,12 +133,18 @@ class UpstreamForwarder:
         meter: whether what an answer has used is read off it, for `aigw.usage`. A chat that
             OpenAI's dialect streams is then asked for its usage (`stream_options`), and the extra
             event is taken out again where the client did not ask for it.
-        aliases: from a model's name to the one that is asked for, `{"fast": "openai/gpt-4o-mini"}`;
-            the value in the body is replaced, and no other byte of it.
+        aliases: from a model's name to the one that is asked for, `{"fast": "openai/gpt-4o-mini"}`,
+            or to several in order of preference; the value in the body is replaced, and no other
+            byte of it.
         prices: from `provider/model` to USD a million (input, output) tokens, before those of
             `genai-prices`, for the cost in `aigw.usage`.
         retry_unsafe: True asks the next candidate also where the last one may have done the work
             (no answer came after the request went out), which it then may bill twice.
+        strategy: in which order the providers of a model are asked: `order` (as they are named),
+            `weighted` (by chance, `Provider(weight=...)`), `least-busy` (who answers the fewest
+            requests of this process), `cheapest` (by `prices` and `genai-prices`).
+        show_attempts: whether an answer lists who was asked, in `X-Aigw-Attempts`
+            (`openai/gpt-4o=429, groq/llama-3=200`): True, or a function of the client's `ApiKey`.
         transport: a `requests` transport adapter that sends in the place of our own client.
 
     Raises:
@@ -164,9 +165,11 @@ class UpstreamForwarder:
         stream_timeout: float = 900,
         max_body_bytes: int = MAX_BODY_BYTES,
         meter: bool = True,
-        aliases: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str | Sequence[str]] | None = None,
         prices: Mapping[str, tuple[float, float]] | None = None,
         retry_unsafe: bool = False,
+        strategy: str = "order",
+        show_attempts: bool | Callable[[ApiKey | None], bool] = False,
         transport: BaseAdapter | None = None,
     ) -> None:
         if app is not None and not callable(app):
@@ -195,11 +198,22 @@ class UpstreamForwarder:
         )
         if not isinstance(max_body_bytes, int) or max_body_bytes < 0:
             raise ValueError(f"max_body_bytes: {max_body_bytes!r} is no number of bytes")
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: {strategy!r} is none of {', '.join(STRATEGIES)}")
         self._max_body_bytes = max_body_bytes
         self._meter = bool(meter)
-        self._aliases = read_aliases(aliases)
         self._prices = Prices(prices)
+        self._planner = Planner(
+            self._providers,
+            aliases=read_aliases(aliases),
+            store=self._store,
+            max_body_bytes=max_body_bytes,
+            meter=self._meter,
+            strategy=strategy,
+            prices=self._prices,
+        )
         self._retry_unsafe = bool(retry_unsafe)
+        self._show_attempts = show_attempts
         self._transport = _transport(transport)
 
     @property
@@ -225,14 +239,18 @@ class UpstreamForwarder:
             return refuse(environ, start_response, store_denial(error))
         if isinstance(plan, Denial):
             return refuse(environ, start_response, plan)
-        started = time.monotonic()
-        answer = self._attempt(environ, plan)
-        environ[UPSTREAM_WAIT] = time.monotonic() - started
+        answer = self._ask(environ, plan)
+        if self._shows_attempts(environ):
+            start_response = _telling(environ, start_response)
         if isinstance(answer, Denial):
             return refuse(environ, start_response, answer)
         return self._respond(environ, start_response, answer)
 
-    def _plan(self, environ: WSGIEnvironment, path: AIPath | None) -> _Plan | Denial:
+    def _shows_attempts(self, environ: WSGIEnvironment) -> bool:
+        shows = self._show_attempts
+        return bool(shows(environ.get(KEY)) if callable(shows) else shows)
+
+    def _plan(self, environ: WSGIEnvironment, path: AIPath | None) -> Plan | Denial:
         """Find out where the request may go, and with what body."""
         method = environ["REQUEST_METHOD"]
         if not is_token(method) or method in ("CONNECT", "TRACE"):
@@ -243,85 +261,31 @@ class UpstreamForwarder:
             candidate = url_candidate(self._url, self._api_key, environ)
             body, length = _streamed_body(environ, self._max_body_bytes)
             headers = request_headers(environ, provider=False)
-            return _Plan(method, [candidate], query(environ), headers, body, length)
+            return Plan(method, [candidate], query(environ), headers, body, length)
         if path is None:
             return Denial("not_found", "No AI API has this path.")
-        return self._provider_plan(environ, method, path)
+        return self._planner.plan(environ, path)
 
-    def _provider_plan(self, environ: WSGIEnvironment, method: str, path: AIPath) -> _Plan | Denial:
-        model = _judge_body(environ, method, path, self._max_body_bytes)
-        asks = self._meter and method == "POST" and streams_without_usage(environ, path)
-        chosen = self._providers
-        if model is not None:
-            named = resolve(model, self._providers, self._aliases)
-            if named.model != model:
-                path = _renamed(environ, path, model, named.model, self._max_body_bytes)
-                model = named.model
-            if named.provider is not None:
-                chosen = tuple(p for p in chosen if p.name == named.provider)
-        keyed = [(provider, self._keys(provider)) for provider in chosen]
-        candidates = provider_candidates(keyed, path, model)
-        if not candidates:
-            return Denial(
-                "not_found", "No provider here serves this path and model.", param="model"
-            )
-        allowed, denial = _allowed(candidates, model, environ)
-        if not allowed:
-            return denial or Denial("model_not_allowed", "No provider may be asked for this.")
-        if asks and not any(c.provider in TELLS_UNASKED for c in allowed):
-            environ[ASKED] = True
-            data = whole(environ, self._max_body_bytes).read()
-            replace(environ, put(data, ("stream_options", "include_usage"), True))
-        body = whole(environ, self._max_body_bytes)
-        if model is not None:
-            environ[MODEL] = model
-        headers = request_headers(environ, provider=True)
-        if ASKED in environ:
-            headers = without_codings(headers)
-        return _Plan(method, allowed, query(environ), headers, body.blocks, body.size)
-
-    def _keys(self, provider: Provider) -> Sequence[str]:
-        """Return a provider's keys: those given, else the store's, else the environment's."""
-        if provider.given_keys:
-            return provider.given_keys
-        stored: Sequence[str] = ()
-        if self._store is not None:
-            try:
-                stored = self._store.provider_keys.secrets(provider.name)
-            except ValueError as error:  # sealed with another AIGW_SECRET
-                logger.error("a provider key of the store does not open: %s", error)
-                raise StoreUnavailable("a provider key does not open") from None
-        return stored or provider.environment_keys()
-
-    def _attempt(self, environ: WSGIEnvironment, plan: _Plan) -> _Answer | Denial:
-        """Ask one candidate after the other until one answers for good."""
+    def _ask(self, environ: WSGIEnvironment, plan: Plan) -> _Answer | Denial:
+        """Ask the candidates, and read the first bytes of the answer."""
         started = time.monotonic()
-        deadline = started + self._timeouts.total
-        last = len(plan.candidates) - 1
-        for number, candidate in enumerate(plan.candidates):
-            if candidate.provider is not None:
-                environ[PROVIDER] = candidate.provider
-            denial = _reserved(environ, candidate)
-            if denial is not None:
-                if number < last:
-                    continue
-                return denial
-            plan = plan.with_body_of(environ)
-            environ[ATTEMPTS] = environ.get(ATTEMPTS, 0) + 1
+        try:
+            found = attempt(
+                environ, plan, self._transport(), self._timeouts, retry_unsafe=self._retry_unsafe
+            )
+            if isinstance(found, Denial):
+                return found
+            response, candidate = found
             try:
-                response = self._transport().send(plan.request(candidate), self._timeouts, deadline)
-            except BodyError as error:
-                return body_denial(error)
-            except UpstreamError as error:
-                again = self._retry_unsafe or not error.sent
-                if number < last and again and time.monotonic() < deadline:
-                    continue
-                return _upstream_denial(error)
-            if number < last and _may_differ_elsewhere(response.status):
-                response.close()
-                continue
-            return self._begin(environ, response, candidate, started)
-        raise AssertionError("a plan has a candidate")
+                answer = self._begin(environ, response, candidate, started)
+            except BaseException:
+                health.end(candidate)
+                raise
+            if isinstance(answer, Denial):
+                health.end(candidate)
+            return answer
+        finally:
+            environ[UPSTREAM_WAIT] = time.monotonic() - started
 
     def _begin(
         self,
@@ -352,14 +316,14 @@ class UpstreamForwarder:
         except UpstreamError as error:
             response.close()
             error.sent = True
-            return _upstream_denial(error)
+            return upstream_denial(error)
         except BaseException:
             response.close()
             raise
         headers = redact_headers(response.headers, [candidate.secret] if candidate.secret else [])
         reason = _shown_reason(response.reason, candidate.secret)
         return _Answer(
-            response, reason, headers, first, deadline, stream, started, time.monotonic()
+            response, candidate, reason, headers, first, deadline, stream, started, time.monotonic()
         )
 
     def _begin_error(
@@ -394,7 +358,9 @@ class UpstreamForwarder:
                 headers = _replaced_length(headers, len(data), decoded=decoded)
         stream = is_event_stream(headers)
         reason = _shown_reason(response.reason, candidate.secret)
-        return _Answer(response, reason, headers, data, deadline, stream, started, time.monotonic())
+        return _Answer(
+            response, candidate, reason, headers, data, deadline, stream, started, time.monotonic()
+        )
 
     def _respond(
         self, environ: WSGIEnvironment, start_response: StartResponse, answer: _Answer
@@ -407,8 +373,7 @@ class UpstreamForwarder:
         on_end = self._ending(environ, answer, metering)
         if not answer.first:
             response.close()
-            if on_end is not None:
-                on_end()
+            on_end()
         start_response(status_line(response.status, answer.reason), headers)
         if not answer.first:
             return []
@@ -433,14 +398,14 @@ class UpstreamForwarder:
 
     def _ending(
         self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | None
-    ) -> Callable[[], None] | None:
+    ) -> Callable[[], None]:
         """Return what is done when the answer has ended: what it used is known, then booked."""
         book = self._booking(environ, answer)
-        if metering is None:
-            return book
 
         def end() -> None:
-            metering.conclude()
+            health.end(answer.candidate)
+            if metering is not None:
+                metering.conclude()
             if book is not None:
                 book()
 
@@ -483,36 +448,11 @@ def _was_let_in(environ: WSGIEnvironment) -> bool:
     return judged > bypassed.judged or (judged > 0 and not bypassed.authenticates)
 
 
-class _Plan(NamedTuple):
-    """What is sent, and to whom in which order."""
-
-    method: str
-    candidates: list[Candidate]
-    query: str
-    headers: list[tuple[str, str]]
-    blocks: Callable[[], Iterable[bytes]]
-    length: int | None
-
-    def with_body_of(self, environ: WSGIEnvironment) -> _Plan:
-        """Return the plan with the body as it is now: a limiter may have written a cap into it."""
-        body = environ.get(BODY)
-        if RESERVERS not in environ or body is None:
-            return self
-        return self._replace(blocks=body.blocks, length=body.size)
-
-    def request(self, candidate: Candidate) -> Request:
-        """Return the request for one candidate."""
-        headers = self.headers
-        if candidate.credential is not None:
-            headers = [*headers, candidate.credential]
-        target = candidate.target + self.query
-        return Request(self.method, candidate.base, target, headers, self.blocks(), self.length)
-
-
 class _Answer(NamedTuple):
     """An answer whose first bytes have come."""
 
     response: Response
+    candidate: Candidate
     reason: str
     headers: list[tuple[str, str]]
     first: bytes
@@ -588,77 +528,6 @@ def _streamed_body(
     return (lambda: stream), length
 
 
-def _judge_body(environ: WSGIEnvironment, method: str, path: AIPath, max_bytes: int) -> str | None:
-    """Return the model that the request names.
-
-    Raises:
-        BodyError: the body is not what its path requires.
-    """
-    dialect = path.dialect
-    document = None
-    if method == "POST" and dialect.needs_json.fullmatch(path.rest):
-        if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
-            raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
-        document = whole(environ, max_bytes).json()
-    model = requested_model(dialect, path.rest, document)
-    if model is None and document is not None and dialect.needs_model.fullmatch(path.rest):
-        raise BodyInvalid("The request's body names no model.")
-    return model
-
-
-def _renamed(environ: WSGIEnvironment, path: AIPath, old: str, new: str, max_bytes: int) -> AIPath:
-    """Put another model's name in the place of the client's, in the body or in the path."""
-    body = whole(environ, max_bytes)
-    if has_body(environ) and body.size and path.dialect.needs_json.fullmatch(path.rest):
-        document = body.json()
-        if document.get("model") == old:
-            replace(environ, put(body.read(), ("model",), new))
-            return path
-    rest = path.rest.replace(f"/{old}", f"/{new}", 1)
-    return path._replace(rest=rest, raw=quote_path(rest))
-
-
-def _allowed(
-    candidates: Sequence[Candidate], model: str | None, environ: WSGIEnvironment
-) -> tuple[list[Candidate], Denial | None]:
-    """Return the candidates that every rule of an outer gate allows, and the last refusal."""
-    rules = environ.get(MODEL_RULES, ())
-    allowed, denial = [], None
-    for candidate in candidates:
-        found = next((d for rule in rules if (d := rule(candidate.provider, model))), None)
-        if found is None:
-            allowed.append(candidate)
-        else:
-            denial = found
-    return allowed, denial
-
-
-def _reserved(environ: WSGIEnvironment, candidate: Candidate) -> Denial | None:
-    """Have outer limiters reserve what this candidate may cost."""
-    for reserve in environ.get(RESERVERS, ()):
-        try:
-            denial: Denial | None = reserve(candidate.provider, environ.get(MODEL))
-        except StoreUnavailable as error:
-            denial = store_denial(error)
-        if denial is not None:
-            return denial
-    return None
-
-
-def _may_differ_elsewhere(status: int) -> bool:
-    """Whether another candidate may answer better: a bad key, a limit, a fault of the provider."""
-    return status in (401, 403, 429) or status >= 500
-
-
-def _upstream_denial(error: UpstreamError) -> Denial:
-    """Return the refusal for an answer that did not come; never with the upstream's address."""
-    logger.warning("no answer from upstream: %s", error)
-    if isinstance(error, UpstreamTimeout):
-        return Denial("upstream_timeout", "The provider did not answer in time.", retryable=False)
-    message = "The provider could not be reached or broke off."
-    return Denial("upstream_unreachable", message, retryable=not error.sent)
-
-
 def _takes_event(answer: _Answer) -> bool:
     """Whether an event of ours can stand at the end: not where bytes are counted or encoded."""
     return (
@@ -698,13 +567,19 @@ def _replaced_length(
     return [*kept, ("Content-Length", str(length))]
 
 
+def _telling(environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+    """Return a `start_response` that tells who was asked."""
+    told = ("X-Aigw-Attempts", shown(environ.get(TRIED, [])))
+    return with_headers(start_response, lambda _, headers: [*headers, told])
+
+
 def _error_event(environ: WSGIEnvironment) -> Callable[[GatewayError], bytes]:
     dialect = client_dialect(environ)
     path = environ.get("PATH_INFO", "")
     id_ = request_id(environ)
 
     def event(error: GatewayError) -> bytes:
-        denial = _upstream_denial(error) if isinstance(error, UpstreamError) else _REVOKED
+        denial = upstream_denial(error) if isinstance(error, UpstreamError) else _REVOKED
         document = dialect.error(denial.status, denial.code, denial.message, id_, None)
         return dialect.error_event(path, document)
 

@@ -118,6 +118,8 @@ def configured_providers(variables: Mapping[str, str]) -> list[Provider]:
         found = (variables.get(variable, "").strip() for variable in entry.key_variables)
         base = variables.get(entry.base_variable) if entry.base_variable else None
         url = base.rstrip("/") + entry.base_suffix if base else None
+        if not entry.key_variables or not (url or entry.base_url):
+            continue  # asked without a key, or at nobody knows which address: only when told to
         providers.append(
             Provider(name, api_keys=[key for key in found if key][:1], base_url=url, needs_key=True)
         )

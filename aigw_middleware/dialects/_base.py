@@ -57,13 +57,17 @@ class Dialect:
         name: `openai`, `anthropic`, `gemini`, or `plain` for no AI API.
         prefixes: the path prefixes that stand for a provider's base URL.
         needs_json: paths (without the prefix) whose POST body is a JSON object.
-        needs_model: those of them whose JSON body must name a `model`.
+        needs_model: those of them whose JSON body must name a model.
+        takes_models: those of them whose JSON body may name further ones in `models`.
+        takes_form: paths whose POST body is a form with a `model`.
     """
 
     name: str
     prefixes: tuple[str, ...] = ("/v1",)
     needs_json: re.Pattern[str] = re.compile(r"(?!)")
     needs_model: re.Pattern[str] = re.compile(r"(?!)")
+    takes_models: re.Pattern[str] = re.compile(r"(?!)")
+    takes_form: re.Pattern[str] = re.compile(r"(?!)")
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None

@@ -35,6 +35,11 @@ class _OpenAI(Dialect):
     # `responses` may continue a stored prompt that names the model, `moderations` and
     # `images/generations` have a default.
     needs_model = re.compile(r"/(?:chat/completions|completions|embeddings|audio/speech|rerank)/?")
+    takes_models = re.compile(r"/(?:chat/completions|completions|responses)/?")
+    takes_form = re.compile(
+        r"/(?:audio/transcriptions|audio/translations|images/edits"
+        r"|images/variations|videos)/?"
+    )
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..providers.catalogue import NAMES
+from .._options import several
 from ..providers.provider import Provider
 
 _NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
@@ -24,7 +24,11 @@ class Named(NamedTuple):
     provider: str | None
 
 
-def read_aliases(aliases: Mapping[str, str] | None) -> dict[str, str]:
+Aliases = Mapping[str, tuple[str, ...]]
+"""From a name in lower case to the models that are asked for, the preferred one first."""
+
+
+def read_aliases(aliases: Mapping[str, str | Sequence[str]] | None) -> Aliases:
     """Return aliases by their name in lower case.
 
     Raises:
@@ -34,31 +38,37 @@ def read_aliases(aliases: Mapping[str, str] | None) -> dict[str, str]:
         return {}
     if not isinstance(aliases, Mapping):
         raise ValueError(f"aliases: must be a mapping, not {type(aliases).__name__}")
-    found: dict[str, str] = {}
-    for name, model in aliases.items():
-        for text in (name, model):
+    found: dict[str, tuple[str, ...]] = {}
+    for name, models in aliases.items():
+        targets = tuple(several("aliases", models))
+        for text in (name, *targets):
             if not isinstance(text, str) or not _NAME(text):
                 raise ValueError(f"aliases: {text!r} is no name of a model")
-        found[name.lower()] = model
-    for name, model in found.items():
-        if model.lower() in found and model.lower() != name:
+        if not targets:
+            raise ValueError(f"aliases: {name!r} stands for no model")
+        found[name.lower()] = targets
+    for name, targets in found.items():
+        if any(model.lower() in found and model.lower() != name for model in targets):
             raise ValueError(f"aliases: {name!r} stands for another alias")
     return found
 
 
-def resolve(model: str, providers: Sequence[Provider], aliases: Mapping[str, str]) -> Named:
-    """Return what a model's name means.
+def resolve(model: str, providers: Sequence[Provider], aliases: Aliases) -> list[Named]:
+    """Return what a model's name means, in order of preference: several where an alias says so."""
+    return [_resolved(name, providers) for name in aliases.get(model.lower(), (model,))]
+
+
+def _resolved(model: str, providers: Sequence[Provider]) -> Named:
+    """Return what one name means.
 
     The part before the first `/` or `:` is a provider only where one of that name or alias is
     configured, and the whole name is not in a provider's own list of models.
     """
-    model = aliases.get(model.lower(), model)
     if any(provider.lists(model) for provider in providers):
         return Named(model, None)
     match = re.match(r"([^/:]+)[/:](.+)", model)
     if match is not None:
-        name = NAMES.get(match[1].lower(), match[1])
         for provider in providers:
-            if provider.name.lower() == name.lower():
+            if provider.is_called(match[1]):
                 return Named(match[2], provider.name)
     return Named(model, None)

@@ -39,6 +39,9 @@ class Candidate(NamedTuple):
         target: the path that is sent, without the query.
         credential: the header that carries our key; None for none.
         secret: the key in it; empty for none.
+        model: the name by which the model is asked for; None where the path names none.
+        query: what the provider wants in every query, without a `?`; empty for nothing.
+        weight: how often it is asked first, against others, where chance decides.
     """
 
     provider: str | None
@@ -46,6 +49,15 @@ class Candidate(NamedTuple):
     target: str
     credential: tuple[str, str] | None
     secret: str
+    model: str | None = None
+    query: str = ""
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Who is asked for what, for logs: `provider/model`."""
+        who = self.provider or self.base.authority
+        return who if self.model is None else f"{who}/{self.model}"
 
 
 def is_safe_path(path: str) -> bool:
@@ -81,8 +93,8 @@ def url_candidate(base: BaseURL, api_key: str | None, environ: WSGIEnvironment) 
 
 def provider_candidates(
     providers: Sequence[tuple[Provider, Sequence[str]]], path: AIPath, model: str | None
-) -> list[Candidate]:
-    """Return the candidates in order of preference: providers, then the keys of each.
+) -> list[list[Candidate]]:
+    """Return the candidates in order of preference: by provider, the keys of each.
 
     Args:
         providers: the providers in order of preference, each with its keys.
@@ -90,8 +102,9 @@ def provider_candidates(
         model: the model that is asked for; None where the path names none.
 
     Only providers that speak the path's dialect come into question. Those that list the model
-    come first and alone; where none does, the first that lists none at all, native speakers of
-    the dialect before others, since a second one would hardly know another's model.
+    come first and alone. Where none does, it is the first that lists none at all, native speakers
+    of the dialect before others, and after it those that are known to have the same models: the
+    same provider at another address, or servers of one's own.
     """
     name = path.dialect.name
     speaking = [
@@ -102,22 +115,20 @@ def provider_candidates(
     chosen = [pair for pair in speaking if pair[0].lists(model)]
     if not chosen:
         open_ones = [pair for pair in speaking if pair[0].serves_any or model is None]
-        native = [pair for pair in open_ones if pair[0].dialects[0] == name]
-        chosen = (native or open_ones)[:1]
-    return [
-        candidate
-        for provider, keys in chosen
-        for candidate in _keyed_candidates(provider, keys, path)
-    ]
+        native = [pair for pair in open_ones if pair[0].dialects[0] == name] or open_ones
+        chosen = [pair for pair in native if pair is native[0] or pair[0].is_like(native[0][0])]
+    return [_keyed_candidates(provider, keys, path, model) for provider, keys in chosen]
 
 
-def _keyed_candidates(provider: Provider, keys: Sequence[str], path: AIPath) -> list[Candidate]:
+def _keyed_candidates(
+    provider: Provider, keys: Sequence[str], path: AIPath, model: str | None
+) -> list[Candidate]:
     dialect = path.dialect.name
     base = provider.base(dialect)
     target = (base.path + path.raw) or "/"
-    if not keys:
-        return [Candidate(provider.name, base, target, None, "")]
+    credentials: list[tuple[tuple[str, str] | None, str]]
+    credentials = [(provider.credential(dialect, key), key) for key in keys] or [(None, "")]
     return [
-        Candidate(provider.name, base, target, provider.credential(dialect, key), key)
-        for key in keys
+        Candidate(provider.name, base, target, header, key, model, provider.query, provider.weight)
+        for header, key in credentials
     ]

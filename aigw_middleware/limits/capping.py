@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..body import replace, whole
-from ..model_rules import MAX_BODY_BYTES
+from ..named_models import MAX_BODY_BYTES
 from ..splice import put
 from .wanted import CAPPED
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..body import whole
 from ..dialects import PLAIN, Dialect, Output, spoken
 from ..errors import BodyInvalid
-from ..model_rules import MAX_BODY_BYTES, requested_model
+from ..named_models import MAX_BODY_BYTES, named_models
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -77,10 +77,10 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     found = _document(environ)
     if found is None:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
-        return Wanted(requested_model(dialect, rest, None), CONTEXT, 0, 0)
+        return Wanted(next(iter(named_models(environ, dialect, rest)), None), CONTEXT, 0, 0)
     document = found[2]
     body = whole(environ, MAX_BODY_BYTES)
-    model = requested_model(dialect, rest, document)
+    model = next(iter(named_models(environ, dialect, rest)), None)
     bound = max(1, body.size)
     if _refers(document):
         bound += CONTEXT

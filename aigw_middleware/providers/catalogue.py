@@ -24,9 +24,11 @@ class Entry(NamedTuple):
     """One row of the catalogue.
 
     Attributes:
-        base_url: the native base URL, which stands for the client's `/v1` (Gemini: `/v1beta`).
+        base_url: the native base URL, which stands for the client's `/v1` (Gemini: `/v1beta`);
+            empty where each customer has one of their own.
         surfaces: by the name of the dialect, the native one first.
-        key_variables: the environment variables in which the vendor's SDK looks for a key.
+        key_variables: the environment variables in which the vendor's SDK looks for a key; none
+            where it is asked without one.
         base_variable: the one in which it looks for a base URL; empty for none.
         base_suffix: what that URL lacks to be a base URL in the sense of this table.
         aliases: other names of the provider.
@@ -40,9 +42,9 @@ class Entry(NamedTuple):
     aliases: tuple[str, ...] = ()
 
 
-def _openai_like(base_url: str, key_variable: str, *aliases: str) -> Entry:
+def _openai_like(base_url: str, key_variable: str | None, *aliases: str) -> Entry:
     surfaces = {"openai": Surface("", BEARER)}
-    return Entry(base_url, surfaces, (key_variable,), aliases=aliases)
+    return Entry(base_url, surfaces, (key_variable,) if key_variable else (), aliases=aliases)
 
 
 CATALOGUE = {
@@ -93,6 +95,30 @@ CATALOGUE = {
     "perplexity": _openai_like("https://api.perplexity.ai", "PERPLEXITY_API_KEY"),
     # https://inference-docs.cerebras.ai/resources/openai
     "cerebras": _openai_like("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle (the v1 API, which
+    # asks for no api-version; a model is named by its deployment)
+    "azure": Entry(
+        "",
+        {"openai": Surface("", "api-key")},
+        ("AZURE_OPENAI_API_KEY",),
+        "AZURE_OPENAI_ENDPOINT",
+        "/openai/v1",
+        ("azure-openai",),
+    ),
+    # https://docs.hyperbolic.xyz/docs/rest-api
+    "hyperbolic": _openai_like("https://api.hyperbolic.xyz/v1", "HYPERBOLIC_API_KEY"),
+    # https://docs.inference.net/quickstart
+    "inference-net": _openai_like(
+        "https://api.inference.net/v1", "INFERENCE_API_KEY", "inference.net", "inference_net"
+    ),
+    # https://platform.moonshot.ai/docs/api/chat
+    "moonshotai": _openai_like("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", "moonshot"),
+    # https://docs.z.ai/api-reference/introduction
+    "z-ai": _openai_like("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", "zai"),
+    # https://docs.ollama.com/api/openai-compatibility
+    "ollama": _openai_like("http://127.0.0.1:11434/v1", None),
+    # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+    "vllm": _openai_like("http://127.0.0.1:8000/v1", None),
     # https://openrouter.ai/docs/api-reference/overview
     "openrouter": _openai_like("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "open-router"),
 }

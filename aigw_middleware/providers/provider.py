@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from urllib.parse import urlencode
 
 from .._options import several
 from ..dialects import DIALECTS
@@ -29,6 +30,9 @@ class Provider:
             are used, the newest first, then the one in the environment variable of the vendor's
             SDK (`OPENAI_API_KEY`, ...); a provider of your own is asked without a key.
         models: the models that it serves; None for any.
+        aliases: further names by which a model may name it (`alias/model`).
+        weight: how often it is asked first where the forwarder's strategy is `weighted`.
+        query: query parameters that every request to it gets, `{"api-version": "2024-10-21"}`.
         needs_key: False asks it without a key where none is known, True leaves it out then; by
             default True for a provider of the catalogue at its own address.
 
@@ -44,6 +48,9 @@ class Provider:
         dialect: str | None = None,
         api_keys: Iterable[str] = (),
         models: Iterable[str] | None = None,
+        aliases: Iterable[str] = (),
+        weight: float = 1,
+        query: Mapping[str, str] | None = None,
         needs_key: bool | None = None,
     ) -> None:
         if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
@@ -54,6 +61,8 @@ class Provider:
         url = base_url if base_url is not None else CATALOGUE[self.name].base_url
         if not isinstance(url, str):
             raise ValueError("base_url: not an http or https URL with a host")
+        if not url:
+            raise ValueError(f"base_url: {self.name} has an address for each customer; give yours")
         self._bases = {
             of: BaseURL(url.rstrip("/") + surface.path, option="base_url")
             for of, surface in self._surfaces.items()
@@ -62,9 +71,23 @@ class Provider:
         if not all(_can_be_sent(key) for key in keys):
             raise ValueError("api_keys: a key is empty, or cannot be sent in a header")
         self._keys = tuple(keys)
-        by_default = known is not None and base_url is None
+        by_default = known is not None and base_url is None and bool(CATALOGUE[known].key_variables)
         self._needs_key = by_default if needs_key is None else needs_key
-        self._models = None if models is None else frozenset(map(str.lower, _texts(models)))
+        self.models = None if models is None else tuple(_texts("models", models))
+        """The models that it serves, as they were given; None for any."""
+        self._listed = frozenset(map(str.lower, self.models or ()))
+        self._called = {
+            self.name.lower(),
+            name.lower(),
+            *map(str.lower, _texts("aliases", aliases)),
+        }
+        self._is_own = known is None or base_url is not None
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
+            raise ValueError(f"weight: {weight!r} is no number above 0")
+        self.weight = float(weight)
+        """How often it is asked first, against others."""
+        self.query = _query(query)
+        """What stands in every query that it gets; empty for nothing."""
 
     @staticmethod
     def _known(name: str, dialect: str | None) -> Mapping[str, Surface]:
@@ -121,12 +144,20 @@ class Provider:
 
     def lists(self, model: str | None) -> bool:
         """Whether its `models` name `model`."""
-        return self._models is not None and model is not None and model.lower() in self._models
+        return model is not None and model.lower() in self._listed
 
     @property
     def serves_any(self) -> bool:
         """Whether it has no list of models."""
-        return self._models is None
+        return self.models is None
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` stands for it before a model's name."""
+        return name.lower() in self._called or NAMES.get(name.lower()) == self.name
+
+    def is_like(self, other: Provider) -> bool:
+        """Whether it can be taken to have the models of `other`, where neither lists any."""
+        return self.name == other.name or (self._is_own and other._is_own)
 
 
 def credential(header: str, key: str) -> tuple[str, str]:
@@ -134,11 +165,21 @@ def credential(header: str, key: str) -> tuple[str, str]:
     return (header, f"Bearer {key}") if header == BEARER else (header, key)
 
 
-def _texts(values: Iterable[str]) -> list[str]:
-    names = several("models", values)
+def _texts(option: str, values: Iterable[str]) -> list[str]:
+    names = several(option, values)
     if not all(isinstance(name, str) and name for name in names):
-        raise ValueError("models: must be names of models")
+        raise ValueError(f"{option}: must be names")
     return names
+
+
+def _query(query: Mapping[str, str] | None) -> str:
+    if query is None:
+        return ""
+    if not isinstance(query, Mapping) or not all(
+        isinstance(text, str) for pair in query.items() for text in pair
+    ):
+        raise ValueError("query: must be a mapping of texts")
+    return urlencode(query)
 
 
 def _can_be_sent(key: object) -> bool:

@@ -17,6 +17,7 @@ class Facts:
         underscores: what arrives of `X_Team` beside `X-Team`.
         chunked: what becomes of a chunked request body.
         abort: when a client can tell from the framing that an answer broke off.
+        told: whether what was sent just before such an abort, an error event, arrives.
         hang_up: when the provider's connection is closed after the client's.
         socket: whether the client's socket is in the environ.
         environment: whether the process's variables are in the environ.
@@ -31,6 +32,7 @@ class Facts:
     underscores: str = "dropped"
     chunked: str = "forwarded"
     abort: str = "always"
+    told: str = "arrives"
     hang_up: str = "at the next write"
     socket: str = "no"
     environment: str = "no"
@@ -56,6 +58,8 @@ SERVERS = {
     "cheroot": Facts(
         raw_path="`%2F` as `%252F`", duplicates="last", underscores="last", absolute="400"
     ),
-    "Granian": Facts(raw_path="quoted anew", underscores="last", abort="never", environment="yes"),
+    "Granian": Facts(
+        raw_path="quoted anew", underscores="last", told="may be lost", environment="yes"
+    ),
     "Werkzeug": _SHOWS_SOCKET,
 }

@@ -1,0 +1,243 @@
+"""What a request to providers becomes: its candidates in their order, and what is sent to each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..body import replace, whole
+from ..denial import Denial
+from ..environ import BODY, MODEL
+from ..errors import BodyInvalid, StoreUnavailable
+from ..limits.enforcing import RESERVERS
+from ..model_rules import MODEL_RULES
+from ..named_models import form_boundary, named_models, put_in_form
+from ..providers import Provider
+from ..splice import drop, put
+from ..usage.prices import Prices
+from .health import health
+from .metering import ASKED, TELLS_UNASKED, streams_without_usage, without_codings
+from .naming import Aliases, resolve
+from .request_headers import request_headers
+from .route import AIPath, Candidate, provider_candidates
+from .strategies import Wish, arranged
+from .transport import Request
+from .url import query, quote_path
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from ..store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What is sent, and to whom in which order.
+
+    Attributes:
+        method: the request's method.
+        candidates: who is asked, one after the other until one answers.
+        query: the client's query, with its `?`; empty for none.
+        headers: the headers for all of them, without a credential.
+        blocks: returns the body's blocks.
+        length: its length; None for one that is sent as it comes, chunked.
+        place: where the model's name stands in the body; None where it doesn't.
+    """
+
+    method: str
+    candidates: list[Candidate]
+    query: str
+    headers: list[tuple[str, str]]
+    blocks: Callable[[], Iterable[bytes]]
+    length: int | None
+    place: ModelPlace | None = None
+
+    def with_body_for(self, environ: WSGIEnvironment, candidate: Candidate) -> Plan:
+        """Return the plan with the body for a candidate: its model, and a cap of a limiter's."""
+        if self.place is not None:
+            self.place.put(environ, candidate.model)
+        elif RESERVERS not in environ:
+            return self
+        body = environ.get(BODY)
+        return self if body is None else self._replace(blocks=body.blocks, length=body.size)
+
+    def request(self, candidate: Candidate) -> Request:
+        """Return the request for one candidate."""
+        headers = self.headers
+        if candidate.credential is not None:
+            headers = [*headers, candidate.credential]
+        target = candidate.target + self.query
+        if candidate.query:
+            target += ("&" if self.query else "?") + candidate.query
+        return Request(self.method, candidate.base, target, headers, self.blocks(), self.length)
+
+
+class ModelPlace:
+    """Where in a request's body the model's name stands, and which name stands there now.
+
+    Args:
+        boundary: what separates the parts of a form; empty for a JSON body.
+        name: the name that stands there; None where there is none yet.
+    """
+
+    def __init__(self, boundary: bytes, name: str | None) -> None:
+        self._boundary = boundary
+        self._name = name
+
+    def put(self, environ: WSGIEnvironment, model: str | None) -> None:
+        """Put `model` there; no other byte is changed."""
+        if model is None or model == self._name:
+            return
+        data = environ[BODY].read()
+        if not self._boundary:
+            replace(environ, put(data, ("model",), model))
+        elif self._name is not None:
+            replace(environ, put_in_form(data, self._boundary, self._name, model))
+        self._name = model
+
+
+class Planner:
+    """Makes plans.
+
+    Args:
+        providers: the providers, in order of preference.
+        aliases: what names of models stand for.
+        store: where keys of providers are that were given none; None for nowhere.
+        max_body_bytes: the largest body.
+        meter: whether streams are asked for their usage.
+        strategy: in which order the providers of a model are asked.
+        prices: by which the cheapest is found.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        *,
+        aliases: Aliases,
+        store: Store | None,
+        max_body_bytes: int,
+        meter: bool,
+        strategy: str,
+        prices: Prices,
+    ) -> None:
+        self._providers = tuple(providers)
+        self._aliases = aliases
+        self._store = store
+        self._max_body_bytes = max_body_bytes
+        self._meter = meter
+        self._strategy = strategy
+        self._prices = prices
+
+    def plan(self, environ: WSGIEnvironment, path: AIPath) -> Plan | Denial:
+        """Return what becomes of a request, or why nothing does.
+
+        Raises:
+            BodyError: its body is not what its path requires.
+            StoreUnavailable: the keys of a provider cannot be read.
+        """
+        method = environ["REQUEST_METHOD"]
+        models = named_models(environ, path.dialect, path.rest, max_bytes=self._max_body_bytes)
+        if not models and method == "POST" and path.dialect.needs_model.fullmatch(path.rest):
+            raise BodyInvalid("The request's body names no model.")
+        wishes = [wish for model in models or (None,) for wish in self._wishes(path, models, model)]
+        candidates = arranged(wishes, self._strategy, health, self._prices)
+        if not candidates:
+            return Denial(
+                "not_found", "No provider here serves this path and model.", param="model"
+            )
+        allowed, denial = _allowed(candidates, environ)
+        if not allowed:
+            return denial or Denial("model_not_allowed", "No provider may be asked for this.")
+        place = self._edited(environ, path, models, allowed)
+        body = whole(environ, self._max_body_bytes)
+        if allowed[0].model is not None:
+            environ[MODEL] = allowed[0].model
+        headers = request_headers(environ, provider=True)
+        if ASKED in environ:
+            headers = without_codings(headers)
+        return Plan(method, allowed, query(environ), headers, body.blocks, body.size, place)
+
+    def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:
+        """Yield the candidates for one model that the client names; more where it is an alias."""
+        if model is None:
+            keyed = [(provider, self.keys(provider)) for provider in self._providers]
+            yield provider_candidates(keyed, path, None)
+            return
+        for named in resolve(model, self._providers, self._aliases):
+            chosen = [
+                provider
+                for provider in self._providers
+                if named.provider is None or provider.name == named.provider
+            ]
+            keyed = [(provider, self.keys(provider)) for provider in chosen]
+            yield provider_candidates(keyed, _renamed(path, models[0], named.model), named.model)
+
+    def keys(self, provider: Provider) -> Sequence[str]:
+        """Return a provider's keys: those given, else the store's, else the environment's."""
+        if provider.given_keys:
+            return provider.given_keys
+        stored: Sequence[str] = ()
+        if self._store is not None:
+            try:
+                stored = self._store.provider_keys.secrets(provider.name)
+            except ValueError as error:  # sealed with another AIGW_SECRET
+                logger.error("a provider key of the store does not open: %s", error)
+                raise StoreUnavailable("a provider key does not open") from None
+        return stored or provider.environment_keys()
+
+    def _edited(
+        self,
+        environ: WSGIEnvironment,
+        path: AIPath,
+        models: Sequence[str],
+        candidates: Sequence[Candidate],
+    ) -> ModelPlace | None:
+        """Change the body where it must be for all candidates; return where its model stands."""
+        if environ["REQUEST_METHOD"] != "POST":
+            return None
+        asks = self._meter and streams_without_usage(environ, path)
+        dialect, rest = path.dialect, path.rest
+        is_json = bool(dialect.needs_json.fullmatch(rest))
+        document = environ[BODY].json() if is_json and BODY in environ else {}
+        if "models" in document and dialect.takes_models.fullmatch(rest):
+            replace(environ, drop(environ[BODY].read(), "models"))
+        if asks and not any(c.provider in TELLS_UNASKED for c in candidates):
+            environ[ASKED] = True
+            data = environ[BODY].read()
+            replace(environ, put(data, ("stream_options", "include_usage"), True))
+        if not models:
+            return None
+        if is_json:
+            named = document.get("model")
+            # A model that stands in the path is put there.
+            in_path = named is None and dialect.model(rest, {}) is not None
+            return None if in_path else ModelPlace(b"", named)
+        boundary = form_boundary(environ) if dialect.takes_form.fullmatch(rest) else b""
+        return ModelPlace(boundary, models[0]) if boundary else None
+
+
+def _renamed(path: AIPath, old: str, new: str) -> AIPath:
+    """Put another model's name in the place of the client's, where it stands in the path."""
+    rest = path.rest.replace(f"/{old}", f"/{new}", 1)
+    return path if rest == path.rest else path._replace(rest=rest, raw=quote_path(rest))
+
+
+def _allowed(
+    candidates: Sequence[Candidate], environ: WSGIEnvironment
+) -> tuple[list[Candidate], Denial | None]:
+    """Return the candidates that every rule of an outer gate allows, and the last refusal."""
+    rules = environ.get(MODEL_RULES, ())
+    if not rules:
+        return list(candidates), None
+    allowed, denial = [], None
+    for candidate in candidates:
+        found = next(
+            (d for rule in rules if (d := rule(candidate.provider, candidate.model))), None
+        )
+        if found is None:
+            allowed.append(candidate)
+        else:
+            denial = found
+    return allowed, denial
