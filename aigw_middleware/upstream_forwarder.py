@@ -56,6 +56,7 @@ from .forwarding.metering import (
     Metering,
     metering_of,
 )
+from .forwarding.models_list import ModelsList
 from .forwarding.naming import read_aliases
 from .forwarding.planning import Plan, Planner
 from .forwarding.redaction import redact_body, redact_headers
@@ -103,7 +104,8 @@ class UpstreamForwarder:
     `openai:gpt-4o`) names one, a provider's `models` list those that it serves, and else the first
     that speaks the dialect is asked. With a `Provider` the client's `/v1` (Gemini: `/v1beta` too)
     stands for its base URL, only paths of AI APIs are served, and bodies are judged: what must be
-    JSON and is not is refused, and nothing is sent. A plain URL gets every path behind its own, and
+    JSON and is not is refused, and nothing is sent. `GET /v1/models` lists, over all of them and in
+    the client's dialect, what the client may use. A plain URL gets every path behind its own, and
     bodies as they come.
 
     The client's credentials (`Authorization`, `X-Api-Key`, `Api-Key`, `X-Goog-Api-Key`, `?key=`)
@@ -203,15 +205,17 @@ class UpstreamForwarder:
         self._max_body_bytes = max_body_bytes
         self._meter = bool(meter)
         self._prices = Prices(prices)
+        names = read_aliases(aliases)
         self._planner = Planner(
             self._providers,
-            aliases=read_aliases(aliases),
+            aliases=names,
             store=self._store,
             max_body_bytes=max_body_bytes,
             meter=self._meter,
             strategy=strategy,
             prices=self._prices,
         )
+        self._models = ModelsList(self._providers, names, self._planner.keys)
         self._retry_unsafe = bool(retry_unsafe)
         self._show_attempts = show_attempts
         self._transport = _transport(transport)
@@ -232,6 +236,8 @@ class UpstreamForwarder:
         if path is None and self.app is not None:
             return self.app(environ, start_response)
         try:
+            if path is not None and self._providers and self._models.is_for(environ, path):
+                return self._list_models(environ, start_response, path)
             plan = self._plan(environ, path)
         except BodyError as error:
             return refuse(environ, start_response, body_denial(error))
@@ -245,6 +251,18 @@ class UpstreamForwarder:
         if isinstance(answer, Denial):
             return refuse(environ, start_response, answer)
         return self._respond(environ, start_response, answer)
+
+    def _list_models(
+        self, environ: WSGIEnvironment, start_response: StartResponse, path: AIPath
+    ) -> list[bytes]:
+        body = self._models.body(environ, path, self._transport())
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("X-Aigw-Request-Id", request_id(environ)),
+        ]
+        start_response("200 OK", headers)
+        return [body]
 
     def _shows_attempts(self, environ: WSGIEnvironment) -> bool:
         shows = self._show_attempts

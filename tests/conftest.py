@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import settings
 
+from aigw_middleware.forwarding.health import health
 from aigw_middleware.store import _opened
 
 from .postgres import PostgresServer, running_postgres
@@ -19,6 +20,12 @@ from .redis_server import RedisServer, running_redis
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _healthy() -> None:
+    """A port that another test has used is nothing that this process has seen fail."""
+    health.forget()
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,11 @@ class _OpenAI(Dialect):
         type_ = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
+    def model(self, path: str, document: Mapping[str, Any] | None) -> object:
+        if path.startswith("/models/"):
+            return path.removeprefix("/models/").strip("/") or None
+        return super().model(path, document)
+
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         kind = path.strip("/")
         if kind == "responses":

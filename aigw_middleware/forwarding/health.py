@@ -83,6 +83,11 @@ class Health:
         self._lock = threading.Lock()
         self._in_flight = Counter()
 
+    def forget(self) -> None:
+        """Forget all that was seen of who fails."""
+        with self._lock:
+            self._states.clear()
+
     def is_ready(self, candidate: Candidate) -> bool:
         """Whether neither its key nor its place rests."""
         if not self._states:
