@@ -13,6 +13,8 @@ is set. A gateway key is asked for on every path but `/healthz`.
 - `AIGW_COUNTERS`: where limits are counted; by default beside the store (`lmdb:`), for all workers
   of the machine, where the extra `lmdb` is installed, else in `memory:`.
 - `AIGW_ACCESS_LOG`: a file that gets a line of JSON for each request; `-` is standard output.
+- `PROMETHEUS_MULTIPROC_DIR`: an empty directory in which the processes count for `GET /metrics`
+  (extra `metrics`).
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ DEFAULT_STORE = "sqlite:///aigw.db"
 MEMORY = "memory:"
 HEALTH = "/healthz"
 
+_SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own variable
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 _NOT_FOUND = Denial("not_found", "The gateway serves no such path.")
@@ -68,6 +71,8 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     layers: list[Callable[[WSGIApplication], WSGIApplication]] = [
         partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters)
     ]
+    if variables.get(_SHARED_METRICS):
+        layers.insert(0, _metrics)
     log = variables.get("AIGW_ACCESS_LOG")
     if log:
         layers.insert(0, partial(AccessLog, destination=None if log == "-" else log))
@@ -105,7 +110,20 @@ def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication
         token,
         allowed_hosts=_LOOPBACK if loopback else (),
         counters=counters if counters.shared else None,
+        metrics=_exposition() if variables.get(_SHARED_METRICS) else None,
     )
+
+
+def _metrics(app: WSGIApplication) -> WSGIApplication:
+    from .metrics import Metrics
+
+    return Metrics(app)
+
+
+def _exposition() -> Callable[[], tuple[str, bytes]]:
+    from .metrics import exposition
+
+    return exposition
 
 
 def configured_providers(variables: Mapping[str, str]) -> list[Provider]:

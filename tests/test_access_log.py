@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -262,3 +263,16 @@ def test_wrong_options_are_named(options: Any, named: str) -> None:
     """A wrong option is a ValueError when it is built."""
     with pytest.raises(ValueError, match=f"^{named}: "):
         AccessLog(Inner(), **options)
+
+
+def test_combined_has_the_form_that_log_readers_know() -> None:
+    """Apache's combined form; the key's id for the user, no query, no line or quote broken."""
+    lines = io.StringIO()
+    app = AccessLog(Inner(), lines, format="combined")
+    agent, referer = 'x" "\n- evil', "http://h/p?secret=1"
+    call(app, "/a", QUERY_STRING="k=v", HTTP_USER_AGENT=agent, HTTP_REFERER=referer)
+    pattern = (
+        r"192\.0\.2\.7 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\] "
+        r'"GET /a HTTP/1\.[01]" 200 5 "http://h/p" "x\\" \\"\\n- evil"\n'
+    )
+    assert re.fullmatch(pattern, lines.getvalue())

@@ -140,6 +140,7 @@ def test_mistakes_are_one_line_and_an_exit_code(
     for name in list(os.environ):
         if name.endswith("_API_KEY"):
             monkeypatch.delenv(name)
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)  # and gone again afterwards
     result = run(*args, store=store_url)
     assert result.exit_code == code
     assert told in result.output
@@ -413,9 +414,13 @@ def test_serve_runs_the_management_api_apart(store_url: str) -> None:
                 == 401
             )
             uri = f"{admin}/ai_gateway_api_keys/{made.json()['id']}"
+            counted = requests.get(f"{admin}/metrics", headers=head, timeout=30)
+            assert requests.get(f"{admin}/metrics", timeout=30).status_code == 401
             assert requests.delete(uri, headers=head, timeout=30).status_code == 204
             assert requests.get(f"{url}/nothing", headers=key, timeout=30).status_code == 401
         assert process.returncode == 0
+    # Counted by the gateway's process, told by the other one.
+    assert re.search(r'^aigw_requests_total\{[^}]*status="404"\} 1\.0$', counted.text, re.MULTILINE)
 
 
 def processes_of(pid: int) -> list[str]:

@@ -121,12 +121,14 @@ def test_openai_responses(gateway: Gateway) -> None:
 
 
 def test_openai_embeddings_and_models(gateway: Gateway) -> None:
-    """Embeddings, and the list of models."""
+    """Embeddings, and the list of models: of all providers, by the names that lead to them."""
     with openai_client(gateway.url) as client:
         answer = client.embeddings.create(model="embed", input=["a", "b"])
         models = [model.id for model in client.models.list()]
     assert [item.embedding for item in answer.data] == [EMBEDDING] * 2
-    assert models == ["stand-in-large", "stand-in-small"]
+    sizes = ["stand-in-large", "stand-in-small"]
+    others = [f"{provider}/{size}" for provider in ("anthropic", "google") for size in sizes]
+    assert models == sizes + others
 
 
 def test_anthropic_messages(gateway: Gateway) -> None:
@@ -169,7 +171,7 @@ def test_google_streamed_content(gateway: Gateway) -> None:
 
 
 def test_google_embeddings_and_models(gateway: Gateway) -> None:
-    """Embeddings, and the list of models."""
+    """Embeddings, and the list of models: of all providers, by the names that lead to them."""
     with google_client(gateway.url) as client:
         answer = client.models.embed_content(model="embed", contents="a")
         models = [model.name for model in client.models.list()]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import sys
+import tempfile
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,6 +91,8 @@ def serve(
             f"together they admit up to {workers} times a limit",
             err=True,
         )
+    if admin_bind is not None and find_spec("prometheus_client") is not None:
+        _share_metrics()
     settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
     if access_log:
         settings["AIGW_ACCESS_LOG"] = access_log
@@ -95,6 +102,21 @@ def serve(
         return
     api = build_management(settings, admin_bind)
     together([gateway, partial(_run, api, _options(admin_bind, 1, 8, "gthread"))])
+
+
+def _share_metrics() -> None:
+    """Have all processes count in one directory; before prometheus-client is imported."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        directory = tempfile.mkdtemp(prefix="aigw-metrics-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+
+
+def _worker_ended(server: object, worker: Any) -> None:
+    if "aigw_middleware.metrics" in sys.modules:
+        from ..metrics import worker_ended
+
+        worker_ended(worker.pid)
 
 
 def _log_to_standard_error() -> None:
@@ -120,6 +142,7 @@ def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[s
         "forwarder_headers": "",
         # Nobody is to steer the gateway by a socket in the home directory.
         "control_socket_disable": True,
+        "child_exit": _worker_ended,
     }
 
 

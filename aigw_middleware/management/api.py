@@ -64,6 +64,8 @@ class ManagementAPI:
             machine can otherwise reach it under a name of its own (DNS rebinding).
         counters: the engine in which the gateway counts, or its URL, for `GET /limits`; None for
             none.
+        metrics: returns the content type and the text of `GET /metrics`, like
+            `aigw_middleware.metrics.exposition`; None for none.
 
     Raises:
         ValueError: an option is wrong.
@@ -76,7 +78,9 @@ class ManagementAPI:
         *,
         allowed_hosts: Iterable[str] = (),
         counters: Engine | str | None = None,
+        metrics: Callable[[], tuple[str, bytes]] | None = None,
     ) -> None:
+        self._metrics = metrics
         self._store = resolve_store(store)
         self._counters = None if counters is None else resolve_counters(counters)
         if not isinstance(admin_token, str) or not (
@@ -92,6 +96,7 @@ class ManagementAPI:
                 Rule("/usage", endpoint=_usage, methods=["GET"]),
                 Rule("/audit", endpoint=_audit, methods=["GET"]),
                 Rule("/limits", endpoint=self._limits, methods=["GET"]),
+                Rule("/metrics", endpoint=self._exposition, methods=["GET"]),
                 *_resource(KEYS, _KeyRoutes()),
                 *_resource(PROVIDER_KEYS, _ProviderKeyRoutes()),
             ],
@@ -164,6 +169,14 @@ class ManagementAPI:
         if key_id is not None:
             rows = [row for row in rows if showing.is_of(row, key_id)]
         return _json({"limits": rows, "uri": request.root_url.rstrip("/") + "/limits"})
+
+    def _exposition(self, store: Store, request: Request) -> Response:
+        """`GET /metrics`: what was counted, in Prometheus' text form."""
+        if self._metrics is None:
+            raise APIError(404, "NOT_FOUND", "The API was given no metrics.")
+        _check_parameters(request)
+        content_type, text = self._metrics()
+        return Response(text, content_type=content_type)
 
     def _check_host(self, request: Request) -> None:
         if not self._hosts:

@@ -224,6 +224,17 @@ def document(server: str) -> Json:
                 parameters=[{"name": "key_id", "in": "query", "schema": _TEXT}],
             ),
         },
+        "/metrics": {
+            "get": _operation(
+                "getMetrics", "What was counted, in Prometheus' text form",
+                {
+                    "200": {
+                        "description": "The metrics",
+                        "content": {"text/plain": {"schema": _TEXT}},
+                    }
+                },
+            ),
+        },
         "/audit": {
             "get": _operation(
                 "listAudit", "Who changed what, the newest first",
