@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .keys import ApiKey, StaticKeys
     from .management import ManagementAPI
     from .model_access import ModelAccess
+    from .policy import TrafficPolicy
     from .providers import Provider
     from .rate_limiter import RateLimiter
     from .store import open_store
@@ -61,6 +62,7 @@ __all__ = [
     "RateLimiter",
     "StaticKeys",
     "StoreUnavailable",
+    "TrafficPolicy",
     "UpstreamForwarder",
     "Usage",
     "open_counters",
@@ -83,6 +85,7 @@ _HOMES = {
     "RateLimiter": ".rate_limiter",
     "StaticKeys": ".keys",
     "StoreUnavailable": ".errors",
+    "TrafficPolicy": ".policy",
     "UpstreamForwarder": ".upstream_forwarder",
     "Usage": ".usage",
     "open_counters": ".counters",

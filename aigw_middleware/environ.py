@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,9 @@ CLIENT_IP = "aigw.client_ip"
 that can be read. Where the key is absent, `REMOTE_ADDR` counts."""
 KEY = "aigw.key"
 """`ApiKey`: the record of the key that was presented, never its token."""
+STAND_INS = "aigw.stand_ins"
+"""dict: for each credential that a layer has taken out, by its environ key, what stands for it in
+the expressions of a policy: the same for the same credential, and nothing that could be used."""
 KEY_ALIVE = "aigw.key_alive"
 """callable `() -> bool`: whether the key is still good; cheap enough to be asked often."""
 BYPASSED = "aigw.bypassed"
@@ -42,6 +46,11 @@ USAGE = "aigw.usage"
 """`Usage`, or any object like it: what the request has used."""
 ATTEMPTS = "aigw.attempts"
 """int: how many candidates the forwarder has asked."""
+CHOOSER = "aigw.chooser"
+"""callable `(offers, is_open) -> list of offers`: which of the `(provider, model)` pairs that could
+be asked are, in their order; `is_open` where the client has named no model. Set by a policy."""
+POLICY_ERRORS = "aigw.policy_errors"
+"""int: how many expressions of a policy have failed for the request."""
 TRIED = "aigw.tried"
 """list of `Attempt`: whom the forwarder has asked for what, and what came of it."""
 UPSTREAM_WAIT = "aigw.upstream_wait"
@@ -143,6 +152,12 @@ def request_id(environ: WSGIEnvironment) -> str:
     enter(environ)
     value: str = environ[REQUEST_ID]
     return value
+
+
+def stand_in(credential: str) -> str:
+    """Return what stands for a credential that was taken out: the same for the same one."""
+    digest = blake2b(credential.encode("utf-8", "surrogatepass"), digest_size=16, person=b"aigw")
+    return f"redacted:{digest.hexdigest()}"
 
 
 def suffixes(environ: WSGIEnvironment) -> Iterator[str]:

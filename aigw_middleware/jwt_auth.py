@@ -15,10 +15,10 @@ from ._headers import misnamed
 from ._options import several
 from ._saying import OnceAMinute
 from .denial import Denial, store_denial
-from .environ import CLAIMS
+from .environ import CLAIMS, STAND_INS, stand_in
 from .errors import StoreUnavailable
 from .gate import Gate
-from .keys.jwks import KeySet, RemoteKeySet, StaticKeySet, verified_claims
+from .keys.jwks import KeySet, RemoteKeySet, SeveralKeySets, StaticKeySet, verified_claims
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -59,13 +59,15 @@ class JWTAuth(Gate):
     Args:
         app: the wrapped WSGI application.
         issuer: the issuer whose tokens are good, or several; compared exactly.
-        audience: the audience that a token must name, or several of which it must name one.
+        audience: the audience that a token must name, or several of which it must name one; None
+            for tokens of any audience, also those that were made for somebody else.
         algorithms: the algorithms that are allowed, such as `["RS256"]`; never `none`.
-        jwks_url: where the issuer's key set is.
+        jwks_url: where the issuer's key set is, or several that are looked into in their order.
         keys: instead of that a key set (a dict with `keys`), or public keys in PEM.
         leeway: seconds by which clocks may differ.
         header: the header that carries the token: `Authorization` as a bearer token, another one
             bare.
+        prefix: what stands before the token instead, in any case (`"Token "`); empty for nothing.
         enforce: False reports in `aigw.decisions` and refuses nothing.
 
     Raises:
@@ -79,17 +81,18 @@ class JWTAuth(Gate):
         app: WSGIApplication,
         *,
         issuer: str | Iterable[str],
-        audience: str | Iterable[str],
+        audience: str | Iterable[str] | None,
         algorithms: str | Iterable[str],
-        jwks_url: str | None = None,
+        jwks_url: str | Iterable[str] | None = None,
         keys: Mapping[str, Any] | str | Iterable[str] | None = None,
         leeway: float = 60,
         header: str = "Authorization",
+        prefix: str | None = None,
         enforce: bool = True,
     ) -> None:
         super().__init__(app, enforce=enforce)
         self._issuers = _texts("issuer", issuer)
-        self._audiences = _texts("audience", audience)
+        self._audiences = None if audience is None else _texts("audience", audience)
         self._algorithms = _texts("algorithms", algorithms)
         for algorithm in self._algorithms:
             if algorithm not in ALGORITHMS:
@@ -104,7 +107,12 @@ class JWTAuth(Gate):
         self._header = header_name("header", header)
         if (jwks_url is None) == (keys is None):
             raise ValueError("keys: name either jwks_url or keys")
-        self._keys: KeySet = RemoteKeySet(jwks_url) if keys is None else StaticKeySet(keys)
+        self._keys: KeySet = StaticKeySet(keys) if keys is not None else _remote(jwks_url)
+        if prefix is None:
+            prefix = "Bearer " if self._header == "HTTP_AUTHORIZATION" else ""
+        if not isinstance(prefix, str):
+            raise ValueError(f"prefix: must be a text, not {type(prefix).__name__}")
+        self._prefix = prefix.strip(" \t").lower()
         self._said = OnceAMinute(logger)
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
@@ -115,7 +123,9 @@ class JWTAuth(Gate):
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
         """Take the token out, and leave its claims."""
         found = self._look_at(environ)
-        environ.pop(self._header, None)
+        presented = environ.pop(self._header, None)
+        if presented:
+            environ.setdefault(STAND_INS, {})[self._header] = stand_in(presented)
         for name in misnamed(environ, (self._header,)):
             del environ[name]
         if isinstance(found, Denial):
@@ -143,10 +153,19 @@ class JWTAuth(Gate):
 
     def _token(self, value: str) -> str:
         value = value.strip(" \t")
-        if self._header != "HTTP_AUTHORIZATION":
+        prefix = self._prefix
+        if not prefix:
             return value
-        scheme, _, token = value.partition(" ")
-        return token.strip(" \t") if scheme.lower() == "bearer" else ""
+        rest = value[len(prefix) :]
+        if value[: len(prefix)].lower() != prefix or rest[:1] not in (" ", "\t"):
+            return ""
+        return rest.strip(" \t")
+
+
+def _remote(urls: object) -> KeySet:
+    found = _texts("jwks_url", urls)
+    sets = [RemoteKeySet(url) for url in found]
+    return sets[0] if len(sets) == 1 else SeveralKeySets(sets)
 
 
 def _texts(option: str, values: object) -> tuple[str, ...]:

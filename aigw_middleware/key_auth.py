@@ -22,7 +22,7 @@ from ._saying import OnceAMinute
 from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
 from .dialects import PLAIN, spoken
-from .environ import GOOGLE_CLIENT, KEY, KEY_ALIVE, WATCHED, full_path
+from .environ import GOOGLE_CLIENT, KEY, KEY_ALIVE, STAND_INS, WATCHED, full_path, stand_in
 from .errors import KeyRevoked, StoreUnavailable
 from .keys import ApiKey
 from .limits import parse_limits
@@ -153,11 +153,14 @@ class KeyAuth(LimitedGate):
         if self._is_exempt(environ):
             return None
         tokens = _presented(environ, self._headers, self._parameter)
-        self._take_out(environ)
+        taken = self._take_out(environ)
         presented = next(iter(tokens), "")
         found = self._look_up(tokens)
+        stand_ins = environ.setdefault(STAND_INS, {})
         if isinstance(found, Denial):
+            stand_ins.update((name, stand_in(value)) for name, value in taken)
             return found
+        stand_ins.update((name, f"redacted:{found.id}") for name, _ in taken)
         environ[KEY] = found
         if self._watch is not None:
             environ[KEY_ALIVE] = self._watch(found.id, presented)
@@ -212,15 +215,16 @@ class KeyAuth(LimitedGate):
             self._said.error("counters unavailable, requests are refused: %s", error)
             return store_denial(error)
 
-    def _take_out(self, environ: WSGIEnvironment) -> None:
+    def _take_out(self, environ: WSGIEnvironment) -> list[tuple[str, str]]:
+        """Take all credentials out; return those of headers, by environ key."""
         if "HTTP_X_GOOG_API_KEY" in environ:
             environ[GOOGLE_CLIENT] = True  # which dialect it speaks is told by that
-        for name in self._headers:
-            environ.pop(name, None)
+        taken = [(name, environ.pop(name)) for name in self._headers if name in environ]
         for name in misnamed(environ, self._headers):
             del environ[name]
         if self._parameter is not None:
             _remove_parameter(environ, self._parameter)
+        return taken
 
 
 class _RevocableBody(Wrapped):

@@ -32,7 +32,8 @@ from .denial import Denial, refuse
 from .environ import full_path
 from .key_auth import KeyAuth
 from .management import ManagementAPI
-from .providers import CATALOGUE, Provider
+from .providers import CATALOGUE
+from .providers.configured import configured_providers
 from .stack import stack
 from .store import Store, open_store
 from .store.opening import state_directory
@@ -124,24 +125,6 @@ def _exposition() -> Callable[[], tuple[str, bytes]]:
     from .metrics import exposition
 
     return exposition
-
-
-def configured_providers(variables: Mapping[str, str]) -> list[Provider]:
-    """Return the providers of the catalogue, with the keys and addresses in `variables`.
-
-    Those without a key there are served as soon as the store has one.
-    """
-    providers = []
-    for name, entry in CATALOGUE.items():
-        found = (variables.get(variable, "").strip() for variable in entry.key_variables)
-        base = variables.get(entry.base_variable) if entry.base_variable else None
-        url = base.rstrip("/") + entry.base_suffix if base else None
-        if not entry.key_variables or not (url or entry.base_url):
-            continue  # asked without a key, or at nobody knows which address: only when told to
-        providers.append(
-            Provider(name, api_keys=[key for key in found if key][:1], base_url=url, needs_key=True)
-        )
-    return providers
 
 
 def _require_stored_keys(store: Store, *, sealed: bool) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import replace, whole
 from ..denial import Denial
-from ..environ import BODY, MODEL
+from ..environ import BODY, CHOOSER, MODEL
 from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ..store import Store
 
 logger = logging.getLogger(__name__)
+
+AUTO = "ngrok/auto"
+"""The model's name that stands for none, where a policy chooses."""
 
 
 class Plan(NamedTuple):
@@ -139,10 +142,18 @@ class Planner:
         """
         method = environ["REQUEST_METHOD"]
         models = named_models(environ, path.dialect, path.rest, max_bytes=self._max_body_bytes)
-        if not models and method == "POST" and path.dialect.needs_model.fullmatch(path.rest):
-            raise BodyInvalid("The request's body names no model.")
-        wishes = [wish for model in models or (None,) for wish in self._wishes(path, models, model)]
+        chooser = environ.get(CHOOSER)
+        wanted: Sequence[str | None] = models or (None,)
+        if method == "POST" and path.dialect.needs_model.fullmatch(path.rest):
+            named = [model for model in models if chooser is None or model.lower() != AUTO]
+            if not named and chooser is None:
+                raise BodyInvalid("The request's body names no model.")
+            wanted = named or self._all_models(path)
+        is_open = not set(wanted) <= set(models) or None in wanted
+        wishes = [wish for model in wanted for wish in self._wishes(path, models, model)]
         candidates = arranged(wishes, self._strategy, health, self._prices)
+        if chooser is not None and candidates and candidates[0].model is not None:
+            candidates = _chosen(candidates, chooser, is_open=is_open)
         if not candidates:
             return Denial(
                 "not_found", "No provider here serves this path and model.", param="model"
@@ -172,7 +183,15 @@ class Planner:
                 if named.provider is None or provider.name == named.provider
             ]
             keyed = [(provider, self.keys(provider)) for provider in chosen]
-            yield provider_candidates(keyed, _renamed(path, models[0], named.model), named.model)
+            old = models[0] if models else ""
+            yield provider_candidates(keyed, _renamed(path, old, named.model), named.model)
+
+    def _all_models(self, path: AIPath) -> list[str]:
+        """Return the names of all models that providers of a path's dialect list."""
+        speaking = [p for p in self._providers if path.dialect.name in p.dialects]
+        return [
+            f"{provider.name}/{model}" for provider in speaking for model in provider.models or ()
+        ]
 
     def keys(self, provider: Provider) -> Sequence[str]:
         """Return a provider's keys: those given, else the store's, else the environment's."""
@@ -207,7 +226,7 @@ class Planner:
             environ[ASKED] = True
             data = environ[BODY].read()
             replace(environ, put(data, ("stream_options", "include_usage"), True))
-        if not models:
+        if candidates[0].model is None:
             return None
         if is_json:
             named = document.get("model")
@@ -218,9 +237,20 @@ class Planner:
         return ModelPlace(boundary, models[0]) if boundary else None
 
 
+def _chosen(
+    candidates: Sequence[Candidate], chooser: Callable[..., Any], *, is_open: bool
+) -> list[Candidate]:
+    """Return the candidates that a policy chooses; in its order where the client has none."""
+    offers = list(dict.fromkeys((c.provider, c.model) for c in candidates))
+    chosen = chooser(offers, is_open)
+    if not is_open:
+        return [c for c in candidates if (c.provider, c.model) in chosen]
+    return [c for offer in chosen for c in candidates if (c.provider, c.model) == offer]
+
+
 def _renamed(path: AIPath, old: str, new: str) -> AIPath:
     """Put another model's name in the place of the client's, where it stands in the path."""
-    rest = path.rest.replace(f"/{old}", f"/{new}", 1)
+    rest = path.rest.replace(f"/{old}", f"/{new}", 1) if old else path.rest
     return path if rest == path.rest else path._replace(rest=rest, raw=quote_path(rest))
 
 

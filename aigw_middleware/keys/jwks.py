@@ -144,6 +144,45 @@ class RemoteKeySet:
             self._lock.release()
 
 
+class SeveralKeySets:
+    """Several key sets, looked into in their order.
+
+    Args:
+        sets: the key sets.
+    """
+
+    def __init__(self, sets: Sequence[KeySet]) -> None:
+        self._sets = tuple(sets)
+
+    def find(self, id_: str | None) -> Sequence[Key]:
+        """Return the keys that may have signed a token: of the first set that has any.
+
+        Raises:
+            StoreUnavailable: no set has any, and one could not be had.
+        """
+        failed: StoreUnavailable | None = None
+        for keys in self._sets:
+            try:
+                found = keys.find(id_)
+            except StoreUnavailable as error:
+                failed = error
+                continue
+            if found and id_ is not None:
+                return found
+            if found:
+                return [key for one in self._sets for key in _had(one, id_)]
+        if failed is not None:
+            raise failed
+        return []
+
+
+def _had(keys: KeySet, id_: str | None) -> Sequence[Key]:
+    try:
+        return keys.find(id_)
+    except StoreUnavailable:
+        return []
+
+
 def _fetch(url: str) -> list[Key] | None:
     """Return the keys at `url`, None where they cannot be had in time or read."""
     import requests
@@ -230,13 +269,17 @@ def _matching(keys: Sequence[Key], id_: str | None) -> list[Key]:
     return [key for key in keys if key.id is None or id_ is None or key.id == id_]
 
 
+_OPTIONS: Any = {"require": ["exp", "iss", "aud"]}
+_ANY_AUDIENCE: Any = {"require": ["exp", "iss"], "verify_aud": False}
+
+
 def verified_claims(
     token: str,
     keys: KeySet,
     *,
     algorithms: Sequence[str],
     issuers: Sequence[str],
-    audiences: Sequence[str],
+    audiences: Sequence[str] | None,
     leeway: float,
 ) -> dict[str, Any] | None:
     """Return the claims of a token that is good, None for any other.
@@ -261,9 +304,9 @@ def verified_claims(
                 token,
                 key.key,
                 algorithms=[algorithm],
-                audience=list(audiences),
+                audience=None if audiences is None else list(audiences),
                 leeway=leeway,
-                options={"require": ["exp", "iss", "aud"]},
+                options=_ANY_AUDIENCE if audiences is None else _OPTIONS,
             )
         except jwt.InvalidSignatureError:
             continue  # another key of the set may have signed it

@@ -30,6 +30,7 @@ class Provider:
             are used, the newest first, then the one in the environment variable of the vendor's
             SDK (`OPENAI_API_KEY`, ...); a provider of your own is asked without a key.
         models: the models that it serves; None for any.
+        others: True serves models that it doesn't list as well, where no provider lists them.
         aliases: further names by which a model may name it (`alias/model`).
         weight: how often it is asked first where the forwarder's strategy is `weighted`.
         query: query parameters that every request to it gets, `{"api-version": "2024-10-21"}`.
@@ -48,6 +49,7 @@ class Provider:
         dialect: str | None = None,
         api_keys: Iterable[str] = (),
         models: Iterable[str] | None = None,
+        others: bool = False,
         aliases: Iterable[str] = (),
         weight: float = 1,
         query: Mapping[str, str] | None = None,
@@ -75,6 +77,7 @@ class Provider:
         self._needs_key = by_default if needs_key is None else needs_key
         self.models = None if models is None else tuple(_texts("models", models))
         """The models that it serves, as they were given; None for any."""
+        self._others = bool(others)
         self._listed = frozenset(map(str.lower, self.models or ()))
         self._called = {
             self.name.lower(),
@@ -148,8 +151,8 @@ class Provider:
 
     @property
     def serves_any(self) -> bool:
-        """Whether it has no list of models."""
-        return self.models is None
+        """Whether it may be asked for models that it does not list."""
+        return self.models is None or self._others
 
     def is_called(self, name: str) -> bool:
         """Whether `name` stands for it before a model's name."""

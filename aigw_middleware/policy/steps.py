@@ -1,0 +1,180 @@
+"""The layers that a document's rules become: a condition, and what an action does by itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cachetools import LRUCache
+
+from .._saying import OnceAMinute
+from ..denial import Denial, refuse
+from ..environ import DECISIONS, POLICY_ERRORS
+from ..gate import Decision
+from ..model_rules import has_final_judge
+from .answers import Own
+from .expressions import EvaluationError, Expression
+from .state import State, state_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    Layer = Callable[[WSGIApplication], WSGIApplication]
+
+logger = logging.getLogger("aigw_middleware.policy")
+_said: LRUCache[tuple[int, str], OnceAMinute] = LRUCache(1000)
+
+_FAILED = Denial("policy_error", "A rule of the gateway could not be judged for this request.")
+
+
+class Place(NamedTuple):
+    """Where something stands in a document.
+
+    Attributes:
+        owner: the document.
+        label: the rule, in words.
+        guards: whether the rule refuses requests, so that it must not be skipped when it fails.
+    """
+
+    owner: object
+    label: str
+    guards: bool
+
+
+class Rule:
+    """Sends the requests for which all expressions are true through a rule's actions.
+
+    Args:
+        within: the actions, around `beyond`.
+        beyond: what comes after the rule.
+        expressions: what must be true; nothing is always true.
+        place: the rule.
+    """
+
+    def __init__(
+        self,
+        within: WSGIApplication,
+        beyond: WSGIApplication,
+        expressions: Sequence[Expression],
+        place: Place,
+    ) -> None:
+        self._within = within
+        self._beyond = beyond
+        self._expressions = tuple(expressions)
+        self._place = place
+        # Rules over models may be handed inwards only where every way leads to who judges them.
+        self.judges_models = has_final_judge(within) and has_final_judge(beyond)
+        self.authenticates = _authenticates(within) or _authenticates(beyond)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        state = state_of(environ, self._place.owner)
+        try:
+            app = self._within if holds(self._expressions, state) else self._beyond
+        except EvaluationError as error:
+            failed(environ, self._place, error)
+            if self._place.guards:
+                return refused(environ, start_response, self._place)
+            app = self._beyond
+        return app(environ, start_response)
+
+
+def _authenticates(app: object) -> bool:
+    while app is not None:
+        if getattr(app, "authenticates", False):
+            return True
+        app = getattr(app, "app", None)
+    return False
+
+
+def holds(expressions: Sequence[Expression], state: State) -> bool:
+    """Return whether all expressions are true, as `&&` would join them.
+
+    Raises:
+        EvaluationError: none is false, and one has failed.
+    """
+    failure: EvaluationError | None = None
+    for expression in expressions:
+        try:
+            if not expression.holds(state):
+                return False
+        except EvaluationError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return True
+
+
+class Step:
+    """An action that no middleware of its own does.
+
+    Args:
+        app: what comes after it.
+        run: does it; an answer ends the request here.
+        place: the rule that it is in.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, run: Callable[[State], Own | None], place: Place
+    ) -> None:
+        self.app = app
+        self._run = run
+        self._place = place
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            own = self._run(state_of(environ, self._place.owner))
+        except EvaluationError as error:
+            failed(environ, self._place, error)
+            if self._place.guards:
+                return refused(environ, start_response, self._place)
+            own = None
+        if own is None:
+            return self.app(environ, start_response)
+        _decide(environ, self._place, None if own.status < 400 else "")
+        return own.respond(environ, start_response)
+
+
+class Noted:
+    """Takes note of what an action outside of it has found; stands just within that one.
+
+    Args:
+        app: what comes after it.
+        note: takes the note.
+        owner: the document.
+    """
+
+    def __init__(self, app: WSGIApplication, note: Callable[[State], Any], owner: object) -> None:
+        self.app = app
+        self._note = note
+        self._owner = owner
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self._note(state_of(environ, self._owner))
+        return self.app(environ, start_response)
+
+
+def failed(environ: WSGIEnvironment, place: Place, error: EvaluationError) -> None:
+    """Say that an expression has failed, and count it."""
+    environ[POLICY_ERRORS] = environ.get(POLICY_ERRORS, 0) + 1
+    what = "the request is refused" if place.guards else "the rule is skipped"
+    say(place, "an expression failed, %s: %s", what, error)
+
+
+def say(place: Place, message: str, *arguments: object) -> None:
+    """Log what every request could repeat; for each rule once a minute."""
+    said = _said.setdefault((id(place.owner), place.label), OnceAMinute(logger))
+    said.error(f"%s: {message}", place.label, *arguments)
+
+
+def refused(
+    environ: WSGIEnvironment, start_response: StartResponse, place: Place
+) -> Iterable[bytes]:
+    """Refuse a request because a rule that guards could not be judged."""
+    _decide(environ, place, _FAILED.code)
+    return refuse(environ, start_response, _FAILED)
+
+
+def _decide(environ: WSGIEnvironment, place: Place, code: str | None) -> None:
+    decision = Decision("TrafficPolicy", code is None, code or None, place.label, True)
+    environ.setdefault(DECISIONS, []).append(decision)
