@@ -206,7 +206,7 @@ class UpstreamForwarder:
         self._meter = bool(meter)
         self._prices = Prices(prices)
         names = read_aliases(aliases)
-        self._planner = Planner(
+        self.planner = Planner(
             self._providers,
             aliases=names,
             store=self._store,
@@ -215,7 +215,7 @@ class UpstreamForwarder:
             strategy=strategy,
             prices=self._prices,
         )
-        self._models = ModelsList(self._providers, names, self._planner.keys)
+        self._models = ModelsList(self._providers, names, self.planner.keys)
         self._retry_unsafe = bool(retry_unsafe)
         self._show_attempts = show_attempts
         self._transport = _transport(transport)
@@ -282,7 +282,7 @@ class UpstreamForwarder:
             return Plan(method, [candidate], query(environ), headers, body, length)
         if path is None:
             return Denial("not_found", "No AI API has this path.")
-        return self._planner.plan(environ, path)
+        return self.planner.plan(environ, path)
 
     def _ask(self, environ: WSGIEnvironment, plan: Plan) -> _Answer | Denial:
         """Ask the candidates, and read the first bytes of the answer."""

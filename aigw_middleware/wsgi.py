@@ -4,11 +4,13 @@
 
     gunicorn 'aigw_middleware.wsgi:application'
 
-Every provider that has a key is served, in the store or in its SDK's variable
+Without a policy every provider that has a key is served, in the store or in its SDK's variable
 (`OPENAI_API_KEY`, ...), at the address in its base variable (`OPENAI_BASE_URL`, ...) where that
 is set. A gateway key is asked for on every path but `/healthz`.
 
 - `AIGW_STORE`: where the keys are, `sqlite:///aigw.db` by default.
+- `AIGW_POLICY`: a Traffic Policy document that describes the gateway instead; it is read anew when
+  it changes.
 - `AIGW_SECRET`: what seals the keys of providers in the store.
 - `AIGW_COUNTERS`: where limits are counted; by default beside the store (`lmdb:`), for all workers
   of the machine, where the extra `lmdb` is installed, else in `memory:`.
@@ -42,6 +44,8 @@ from .upstream_forwarder import UpstreamForwarder
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .policy.reloading import Reloading
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_STORE = "sqlite:///aigw.db"
@@ -61,23 +65,66 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
         ValueError: a variable is wrong, or no provider has a key.
         StoreUnavailable: the store cannot be opened.
     """
-    providers = configured_providers(variables)
     secret = variables.get("AIGW_SECRET")
+    policy = variables.get("AIGW_POLICY")
+    providers = configured_providers(variables)
     store = open_store(variables.get("AIGW_STORE") or DEFAULT_STORE, secret=secret)
-    if not any(provider.given_keys for provider in providers):
+    if not policy and not any(provider.given_keys for provider in providers):
         _require_stored_keys(store, sealed=bool(secret))
     if secret:
         store.provider_keys.check()  # another secret is told now, not by the first request
     counters = counters_of(variables)
-    layers: list[Callable[[WSGIApplication], WSGIApplication]] = [
-        partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters)
-    ]
+    layers: list[Callable[[WSGIApplication], WSGIApplication]] = []
     if variables.get(_SHARED_METRICS):
         layers.insert(0, _metrics)
     log = variables.get("AIGW_ACCESS_LOG")
     if log:
         layers.insert(0, partial(AccessLog, destination=None if log == "-" else log))
+    if policy:
+        return stack(_Healthy(_with_policy(policy, store, counters)), *layers)
+    layers.append(partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters))
     return stack(UpstreamForwarder(_own_paths, upstream=providers, store=store), *layers)
+
+
+def _with_policy(path: str, store: Store, counters: str) -> Reloading:
+    """Return the stack that a document describes, read anew when it changes."""
+    from .policy import TrafficPolicy
+    from .policy.reloading import Reloading
+
+    engine = open_counters(counters)
+
+    def build() -> WSGIApplication:
+        policy = TrafficPolicy.load(path, store=store, counters=engine)
+        if not policy.has_gateway:
+            raise ValueError(f'{path}: has no "ai-gateway" action: nothing would answer')
+        return policy(_own_paths)
+
+    return Reloading(path, build)
+
+
+class _Healthy:
+    """Answers the health check before any rule of a document.
+
+    Attributes:
+        app: what answers everything else.
+    """
+
+    def __init__(self, app: Reloading) -> None:
+        self.app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if full_path(environ) == HEALTH:
+            return _own_paths(environ, start_response)
+        return self.app(environ, start_response)
+
+
+def reloading_within(app: object) -> Reloading | None:
+    """Return what reads a document anew within an application; None where there is none."""
+    while app is not None:
+        if isinstance(app, _Healthy):
+            return app.app
+        app = getattr(app, "app", None)
+    return None
 
 
 def counters_of(variables: Mapping[str, str]) -> str:

@@ -16,6 +16,8 @@ from .audit import audit
 from .demo import demo
 from .keys import keys
 from .limits import limits
+from .moving import import_group
+from .policy import explain, policy
 from .provider_keys import provider_keys
 from .serve import serve
 from .store import store_group
@@ -59,3 +61,6 @@ aigw.add_command(admin_tokens)
 aigw.add_command(usage)
 aigw.add_command(limits)
 aigw.add_command(audit)
+aigw.add_command(policy)
+aigw.add_command(explain)
+aigw.add_command(import_group)

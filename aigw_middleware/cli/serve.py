@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..wsgi import DEFAULT_STORE, MEMORY, build, build_management, counters_of
+from ..wsgi import (
+    DEFAULT_STORE,
+    MEMORY,
+    build,
+    build_management,
+    counters_of,
+    reloading_within,
+)
 from .together import together
 
 if TYPE_CHECKING:
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.argument("policy", required=False, envvar="AIGW_POLICY", type=click.Path(dir_okay=False))
 @click.option("--bind", default="127.0.0.1:8080", show_default=True, help="Address and port.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option(
@@ -65,6 +73,7 @@ if TYPE_CHECKING:
     help="Address of the management API, apart from the gateway's; it needs AIGW_ADMIN_TOKEN.",
 )
 def serve(
+    policy: str | None,
     bind: str,
     workers: int,
     threads: int,
@@ -74,7 +83,10 @@ def serve(
     access_log: str | None,
     admin_bind: str | None,
 ) -> None:
-    """Run the gateway for every provider that has a key.
+    """Run the gateway for every provider that has a key, or as POLICY describes it.
+
+    POLICY is a Traffic Policy document [env: AIGW_POLICY]. It is read anew when it changes, and on
+    SIGHUP, while requests and streams go on; one with a mistake leaves the old one in force.
 
     Provider keys come from the store (`aigw provider-keys add`) and from the variables that the
     SDKs know (OPENAI_API_KEY, ANTHROPIC_API_KEY, GOOGLE_API_KEY, ...), other addresses from
@@ -96,6 +108,8 @@ def serve(
     settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
     if access_log:
         settings["AIGW_ACCESS_LOG"] = access_log
+    if policy:
+        settings["AIGW_POLICY"] = policy
     gateway = partial(_run, build(settings), _options(bind, workers, threads, worker_class))
     if admin_bind is None:
         gateway()
@@ -159,6 +173,16 @@ def _patch_for_gevent() -> None:
 
 def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
     from gunicorn.app.base import BaseApplication
+    from gunicorn.arbiter import Arbiter
+
+    reloading = reloading_within(application)
+
+    class Server(Arbiter):  # type: ignore[misc, unused-ignore]
+        """gunicorn's master, on whose SIGHUP no worker is exchanged: its streams would end."""
+
+        def handle_hup(self) -> None:
+            if reloading is not None:
+                reloading.ask()
 
     class Gateway(BaseApplication):  # type: ignore[misc, unused-ignore]
         """gunicorn with our options; it reads no command line or file of its own."""
@@ -171,4 +195,14 @@ def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
         def load(self) -> WSGIApplication:
             return application
 
+        def run(self) -> None:
+            Server(self).run()
+
+    if reloading is not None:
+        watched = reloading
+
+        def begin(worker: object) -> None:
+            watched.watch()
+
+        options = {**options, "post_worker_init": begin}
     Gateway().run()

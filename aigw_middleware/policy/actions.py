@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
     from ..counters import Engine
+    from ..key_auth import Keys
     from ..store import Store
 
     Layer = Callable[[WSGIApplication], WSGIApplication]
@@ -69,7 +70,8 @@ class Building(NamedTuple):
 
     Attributes:
         place: the rule that it is in.
-        store: where keys are; None for nowhere.
+        store: where the keys of providers are, and usage is booked; None for nowhere.
+        keys: the gateway keys; None for none.
         counters: where limits are counted.
         checking: whether the document is only checked.
         number: what tells the action apart from others of the document.
@@ -77,6 +79,7 @@ class Building(NamedTuple):
 
     place: Place
     store: Store | None
+    keys: Keys | None
     counters: Engine
     checking: bool
     number: int
@@ -695,8 +698,8 @@ def api_key_auth(config: Config, building: Building) -> Layer:
         if building.checking:  # several secrets that are not known are not the same one
             secrets = {name: f"{value}-{name}" for name, value in secrets.items()}
         keys = StaticKeys(secrets)
-    elif building.store is not None:
-        keys = building.store.keys
+    elif building.keys is not None:
+        keys = building.keys
     elif building.checking:
         keys = StaticKeys({})
     else:

@@ -371,8 +371,7 @@ class _Keyed:
 
     def __init__(self, app: WSGIApplication, building: Building) -> None:
         self.app = app
-        store = building.store
-        keys = StaticKeys({}) if store is None else store.keys
+        keys = StaticKeys({}) if building.keys is None else building.keys
         self._asking = KeyAuth(app, keys, counters=building.counters)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from ..counters import Engine
+    from ..key_auth import Keys
     from ..store import Store
 
     Layer = Callable[[WSGIApplication], WSGIApplication]
@@ -105,10 +106,12 @@ class TrafficPolicy:
         store: Store | None,
         counters: Engine,
         vaults: Vaults,
+        keys: Keys | None = None,
         checking: bool = False,
     ) -> None:
         self.name = name
         self._store = store
+        self._keys: Keys | None = store.keys if keys is None and store is not None else keys
         self._counters = counters
         self._numbers = count(1)
         reading = Reading(vaults.secret, checking=checking)
@@ -363,6 +366,7 @@ class TrafficPolicy:
         building = Building(
             Place(self, reading.rule, False),
             self._store,
+            self._keys,
             self._counters,
             reading.checking,
             next(self._numbers),
