@@ -28,6 +28,7 @@ PAGES = {
     "RateLimiter": "rate-limiter",
     "HeaderRewriter": "header-rewriter",
     "UpstreamForwarder": "upstream-forwarder",
+    "TrafficPolicy": "traffic-policy",
     "ManagementAPI": "management-api",
     "Provider": "provider",
     "StaticKeys": "static-keys",
@@ -45,6 +46,8 @@ TABLES = {
     ),
     "usage": (UsageStore, ("totals", "book")),
 }
+MADE_BY = {"TrafficPolicy": ("load", "parse")}
+"""Classes that are not called, with the methods that make them."""
 HEADINGS = {"Args": "Options", "Raises": "Errors", "Returns": "Returns", "Attributes": "Attributes"}
 
 
@@ -56,7 +59,11 @@ def page(name: str) -> str:
     if module is not None and module.__name__.count(".") == 1 and name != "stack":
         # A middleware has a module of its own: what it is for, and when not to use it.
         parts.append(inspect.cleandoc(module.__doc__ or ""))
-    parts += [f"```python\n{signature(name, item)}\n```", *sections(item)]
+    if name not in MADE_BY:
+        parts.append(f"```python\n{signature(name, item)}\n```")
+    parts += sections(item)
+    for method in MADE_BY.get(name, ()):
+        parts += reference_of(f"{name}.{method}", getattr(item, method), level=2)
     if name == "open_store":
         for attribute, (cls, methods) in TABLES.items():
             parts += reference(attribute, cls, methods)
@@ -68,10 +75,14 @@ def reference(attribute: str, cls: type, methods: tuple[str, ...]) -> Iterator[s
     yield f"## `store.{attribute}`"
     yield code_blocks(re.split(r"\nArgs:\n", inspect.cleandoc(cls.__doc__ or ""))[0]).strip()
     for name in methods:
-        method = getattr(cls, name)
-        yield f"### `{attribute}.{name}`"
-        yield f"```python\n{signature(f'{attribute}.{name}', method)}\n```"
-        yield from sections(method, level=4)
+        yield from reference_of(f"{attribute}.{name}", getattr(cls, name), level=3)
+
+
+def reference_of(name: str, method: Any, *, level: int) -> Iterator[str]:
+    """Yield the reference of one method."""
+    yield f"{'#' * level} `{name}`"
+    yield f"```python\n{signature(name, method)}\n```"
+    yield from sections(method, level=level + 1)
 
 
 def signature(name: str, item: Any) -> str:

@@ -76,7 +76,8 @@ def test_every_flag_of_serve_is_documented() -> None:
 
     text = (DOCS / "run-a-gateway.md").read_text()
     for parameter in serve.params:
-        assert parameter.opts[0] in text
+        name = parameter.opts[0]
+        assert (name if name.startswith("-") else name.upper()) in text
 
 
 def test_the_picture_of_the_modules_is_true() -> None:

@@ -21,7 +21,7 @@ from ..model_access import ModelAccess
 from ..model_rules import MODEL_RULES
 from ..providers import CATALOGUE, Provider
 from ..providers.catalogue import NAMES
-from ..providers.configured import configured_providers
+from ..providers.configured import configured_base, configured_providers
 from ..upstream_forwarder import UpstreamForwarder
 from ..usage.prices import Prices
 from .actions import _TOKENS, Action, Building, Config
@@ -301,11 +301,12 @@ def _providers(config: Config, entries: Sequence[Config], building: Building) ->
 
 def _provider(entry: Config) -> Provider:
     surfaces = entry.get("supported_api_surfaces") or [{}]
-    known = entry["id"].lower() in NAMES
+    known = NAMES.get(entry["id"].lower())
+    base = entry.get("base_url") or (configured_base(known, os.environ) if known else None)
     enabled = [model["id"] for model in entry.get("models", ()) if not model.get("disabled")]
     return Provider(
         entry["id"],
-        base_url=entry.get("base_url"),
+        base_url=base,
         dialect=None if known else surfaces[0].get("format"),
         api_keys=[key["value"] for key in entry.get("api_keys", ())],
         models=enabled or None,

@@ -86,7 +86,7 @@ class TrafficPolicy:
     A document lists rules for requests (`on_http_request`) and for answers (`on_http_response`);
     each has CEL `expressions`, which must all be true, and `actions`. JSON or YAML, also below
     `traffic_policy:` or in a Kubernetes resource. With an `ai-gateway` action a gateway key is
-    required, unless it says `authentication: none`. `docs/traffic-policy.md` has the actions and
+    required, unless it says `authentication: none`. `docs/policies.md` has the actions and
     variables.
 
     An expression that fails for a request refuses it with 403 `policy_error` where its rule may

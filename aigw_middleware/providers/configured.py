@@ -17,11 +17,17 @@ def configured_providers(variables: Mapping[str, str]) -> list[Provider]:
     providers = []
     for name, entry in CATALOGUE.items():
         found = (variables.get(variable, "").strip() for variable in entry.key_variables)
-        base = variables.get(entry.base_variable) if entry.base_variable else None
-        url = base.rstrip("/") + entry.base_suffix if base else None
+        url = configured_base(name, variables)
         if not entry.key_variables or not (url or entry.base_url):
             continue
         providers.append(
             Provider(name, api_keys=[key for key in found if key][:1], base_url=url, needs_key=True)
         )
     return providers
+
+
+def configured_base(name: str, variables: Mapping[str, str]) -> str | None:
+    """Return the base URL that a provider's variable (`OPENAI_BASE_URL`, ...) names; else None."""
+    entry = CATALOGUE[name]
+    base = variables.get(entry.base_variable) if entry.base_variable else None
+    return base.rstrip("/") + entry.base_suffix if base else None
