@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .access_log import AccessLog
     from .client_address import ClientAddress
     from .counters import open_counters
+    from .either import either
     from .errors import StoreUnavailable
     from .gate import Decision
     from .header_rewriter import HeaderRewriter
@@ -65,6 +66,7 @@ __all__ = [
     "TrafficPolicy",
     "UpstreamForwarder",
     "Usage",
+    "either",
     "open_counters",
     "open_store",
     "stack",
@@ -88,6 +90,7 @@ _HOMES = {
     "TrafficPolicy": ".policy",
     "UpstreamForwarder": ".upstream_forwarder",
     "Usage": ".usage",
+    "either": ".either",
     "open_counters": ".counters",
     "open_store": ".store",
 }

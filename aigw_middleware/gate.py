@@ -60,6 +60,9 @@ class Gate:
         """Judge the request and do what follows from it; gates with effects override this."""
         return self.judge(environ)
 
+    def take_out(self, environ: WSGIEnvironment) -> None:
+        """Take the credential that this gate asks for out of the request; for those that do."""
+
     def responder(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
         """Return the `start_response` for the answer; gates that add headers override this."""
         return start_response

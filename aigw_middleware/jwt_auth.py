@@ -123,15 +123,19 @@ class JWTAuth(Gate):
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
         """Take the token out, and leave its claims."""
         found = self._look_at(environ)
+        self.take_out(environ)
+        if isinstance(found, Denial):
+            return found
+        environ[CLAIMS] = found
+        return None
+
+    def take_out(self, environ: WSGIEnvironment) -> None:
+        """Take the token out of the request."""
         presented = environ.pop(self._header, None)
         if presented:
             environ.setdefault(STAND_INS, {})[self._header] = stand_in(presented)
         for name in misnamed(environ, (self._header,)):
             del environ[name]
-        if isinstance(found, Denial):
-            return found
-        environ[CLAIMS] = found
-        return None
 
     def _look_at(self, environ: WSGIEnvironment) -> dict[str, Any] | Denial:
         token = self._token(environ.get(self._header, ""))

@@ -172,6 +172,10 @@ class KeyAuth(LimitedGate):
             denial = self._spend_of(rules.limits, found, environ)
         return denial
 
+    def take_out(self, environ: WSGIEnvironment) -> None:
+        """Take every credential out that this gate looks for."""
+        self._take_out(environ)
+
     def watched(self, environ: WSGIEnvironment, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """Return the app's iterable, ended at its next chunk when the key is revoked."""
         iterable = super().watched(environ, iterable)

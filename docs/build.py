@@ -24,6 +24,7 @@ PAGES = {
     "IPAllowlist": "ip-allowlist",
     "KeyAuth": "key-auth",
     "JWTAuth": "jwt-auth",
+    "either": "either",
     "ModelAccess": "model-access",
     "RateLimiter": "rate-limiter",
     "HeaderRewriter": "header-rewriter",

@@ -66,14 +66,15 @@ def test_every_field_of_a_key_can_be_given(store_url: str) -> None:
     made = run(
         "keys", "create", "--name", "n", "--description", "d", "--metadata", "m",
         "--endpoint-id", "ep_1", "--expires", "2031-01-02T03:04:05Z", "--limit", "5/min",
-        "--model", "openai/*", "--network", "10.0.0.0/8", "--json", store=store_url,
+        "--model", "openai/*", "--network", "10.0.0.0/8",
+        "--active", "mon-fri 08:00-18:00", "--json", store=store_url,
     )  # fmt: skip
     document = json.loads(made.stdout)
     assert document["token"]
     wanted = {
         "name": "n", "description": "d", "metadata": "m", "endpoint_id": "ep_1",
         "expires_at": "2031-01-02T03:04:05Z", "limits": ["5/min"], "models": ["openai/*"],
-        "networks": ["10.0.0.0/8"], "disabled": False, "last_used": None,
+        "networks": ["10.0.0.0/8"], "active": ["mon-fri 08:00-18:00"], "disabled": False, "last_used": None,
     }  # fmt: skip
     assert {name: document[name] for name in wanted} == wanted
 

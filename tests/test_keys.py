@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigw_middleware import StaticKeys, StoreUnavailable, open_store
+from aigw_middleware import ApiKey, StaticKeys, StoreUnavailable, open_store
 from aigw_middleware.keys import TOKEN_PATTERN
 from aigw_middleware.keys.token import new_token, public_id_of
 
@@ -178,6 +178,10 @@ def test_a_page_is_bounded(url: str, limit: int) -> None:
         ("limits", ["ten/min"]),
         ("models", ["gpt 4"]),
         ("networks", ["10.0.0.1/8"]),
+        ("active", ["mon-fri"]),
+        ("active", ["mon-fry 08:00-18:00"]),
+        ("active", ["08:00-25:00"]),
+        ("active", ["08:00-18:00 Mars/Olympus"]),
     ],
 )
 def test_wrong_fields_are_named_and_nothing_is_made(url: str, option: str, value: Any) -> None:
@@ -316,3 +320,42 @@ def test_a_password_in_brackets_is_not_repeated() -> None:
     with pytest.raises((ValueError, StoreUnavailable)) as error:
         open_store("postgresql://u:pa[hunter2secret]x@[::1]:9/db")
     assert "hunter2" not in str(error.value)
+
+
+WINDOWS = [
+    ("08:00-18:00", "2026-11-26T08:00:00", True),
+    ("08:00-18:00", "2026-11-26T07:59:59", False),
+    ("08:00-18:00", "2026-11-26T18:00:00", False),
+    ("mon-fri 08:00-18:00", "2026-11-27T12:00:00", True),  # a Friday
+    ("mon-fri 08:00-18:00", "2026-11-28T12:00:00", False),
+    ("sat,sun 00:00-24:00", "2026-11-28T23:59:59", True),
+    ("fri-mon 08:00-09:00", "2026-11-30T08:30:00", True),
+    ("fri-mon 08:00-09:00", "2026-12-01T08:30:00", False),
+    ("fri 22:00-06:00", "2026-11-27T23:00:00", True),
+    ("fri 22:00-06:00", "2026-11-28T05:59:00", True),
+    ("fri 22:00-06:00", "2026-11-27T05:00:00", False),
+    ("08:00-09:00 Europe/Berlin", "2026-11-26T07:30:00", True),
+    ("08:00-09:00 Europe/Berlin", "2026-07-26T06:30:00", True),  # summer time
+    ("mon 00:00-01:00 Asia/Tokyo", "2026-11-29T15:30:00", True),
+    ("00:00-00:00", "2026-11-29T15:30:00", True),
+]
+
+
+@pytest.mark.parametrize(("window", "now", "good"), WINDOWS)
+def test_a_key_is_good_in_its_windows(window: str, now: str, good: bool) -> None:
+    """Days, hours, nights and zones; one of several is enough."""
+    moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    assert ApiKey(id="x", active=[window]).is_live(moment) is good
+    assert ApiKey(id="x", active=[window, "00:00-24:00"]).is_live(moment) is True
+    assert ApiKey(id="x", active=["00:00-24:00"], disabled=True).is_live(moment) is False
+
+
+def test_a_key_outside_its_windows_is_refused_like_any_bad_one(url: str) -> None:
+    """401, the same answer; an older store is given the field."""
+    keys = open_store(url).keys
+    hour = (datetime.now(UTC) + timedelta(hours=2)).strftime("%H:00")
+    later = (datetime.now(UTC) + timedelta(hours=3)).strftime("%H:00")
+    key, token = keys.create(active=f"{hour}-{later}")
+    assert keys.verify(token) is None
+    keys.update(key.id, active=())
+    assert keys.verify(token) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,21 @@ def test_a_backup_that_cannot_be_whole_is_not_begun(store: Store, tmp_path: Path
     with pytest.raises(StoreUnavailable, match="there already"):
         store.backup(str(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
+
+
+def test_an_older_store_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
+    """A file of the schema before the last step opens, with what it held."""
+    key, token = open_store(url).keys.create(name="old")
+    path = tmp_path / "aigw.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE keys DROP COLUMN active")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
+    told = run_python(
+        "import sys; from aigw_middleware import open_store\n"
+        "keys = open_store(sys.argv[1]).keys\n"
+        "print(keys.verify(sys.argv[2]).name, keys.get(sys.argv[3]).active)",
+        url,
+        token,
+        key.id,
+    )
+    assert told.strip() == "old ()"

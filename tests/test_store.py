@@ -39,6 +39,7 @@ CHANGES = [
     ("limits", ("5/min",)),
     ("models", ("gpt-4o",)),
     ("networks", ("10.0.0.0/8",)),
+    ("active", ("mon-fri 08:00-18:00 Europe/Berlin",)),
 ]
 
 
@@ -69,7 +70,7 @@ def test_none_clears_where_none_means_something(store: Store) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("name", None), ("description", "x" * 256), ("disabled", 1), ("disabled", "no"), ("limits", 5),
-     ("models", 5), ("networks", ["x"]), ("expires_at", 5)],
+     ("models", 5), ("networks", ["x"]), ("expires_at", 5), ("active", ["always"])],
 )  # fmt: skip
 def test_a_wrong_change_is_named_and_changes_nothing(store: Store, field: str, value: Any) -> None:
     """A wrong value is a ValueError; the record is as it was."""

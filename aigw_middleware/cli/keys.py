@@ -79,6 +79,11 @@ def _field_options(command: F) -> F:
         click.option("--limit", "limits", multiple=True, help='Such as "100/min"; repeatable.'),
         click.option("--model", "models", multiple=True, help="A pattern; repeatable."),
         click.option("--network", "networks", multiple=True, help="In CIDR; repeatable."),
+        click.option(
+            "--active",
+            multiple=True,
+            help='Such as "mon-fri 08:00-18:00 Europe/Berlin"; repeatable.',
+        ),
     ]
     for option in reversed(options):
         command = option(command)

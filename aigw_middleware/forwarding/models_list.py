@@ -118,7 +118,7 @@ class ModelsList:
         if provider.models is not None:
             return tuple(Listed(provider.name, model, {}) for model in provider.models)
         base = provider.base(provider.dialects[0])
-        name = (base.authority, base.path, hash(keys[0]) if keys else None)
+        name = (provider.name, base.authority, base.path, hash(keys[0]) if keys else None)
         with self._lock:
             known = self._known.get(name)
         if known is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from .active import read_window
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -26,6 +28,8 @@ class ApiKey:
         limits: its limits (`"100/min"`), counted for this key alone.
         models: patterns of the models that it may use; None for all, empty for none.
         networks: the networks that it may be used from; empty for all.
+        active: windows of the week in which it is good (`mon-fri 08:00-18:00 Europe/Berlin`, UTC
+            where no zone is named); outside all of them it is refused. Empty for always.
     """
 
     id: str
@@ -42,20 +46,28 @@ class ApiKey:
     limits: tuple[str, ...] = ()
     models: tuple[str, ...] | None = None
     networks: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Made by hand, a record may have lists; rules are looked up by what cannot change.
-        for name in ("limits", "models", "networks"):
+        for name in ("limits", "models", "networks", "active"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, tuple):
                 values = (value,) if isinstance(value, str) else tuple(value)
                 object.__setattr__(self, name, values)
         if self.expires_at is not None and self.expires_at.tzinfo is None:
             raise ValueError("expires_at: must have a time zone")
+        for window in self.active:
+            read_window(window)
 
     def is_live(self, now: datetime) -> bool:
-        """Whether the key is neither disabled nor expired at `now` (an aware datetime)."""
-        return not self.disabled and (self.expires_at is None or now < self.expires_at)
+        """Whether the key is good at `now` (an aware datetime).
+
+        That is when it is neither disabled nor expired, and in one of its windows.
+        """
+        if self.disabled or (self.expires_at is not None and now >= self.expires_at):
+            return False
+        return not self.active or any(read_window(window).holds(now) for window in self.active)
 
 
 @dataclass(frozen=True, slots=True)

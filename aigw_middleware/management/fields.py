@@ -83,6 +83,7 @@ KEY_FIELDS = {
     "limits": _list(),
     "models": _list(None),
     "networks": _list(),
+    "active": _list(),
 }
 KEY_CHANGES = {**KEY_FIELDS, "disabled": _FLAG}
 
@@ -155,6 +156,7 @@ def key_document(key: ApiKey, uri: str) -> Json:
         "limits": list(key.limits),
         "models": None if key.models is None else list(key.models),
         "networks": list(key.networks),
+        "active": list(key.active),
     }
 
 

@@ -31,6 +31,7 @@ _KEY = {
     "limits": _TEXTS,
     "models": {"type": ["array", "null"], "items": _TEXT},
     "networks": _TEXTS,
+    "active": _TEXTS,
 }
 _PROVIDER_KEY = {
     "id": {"type": "string", "pattern": "^aigpk_"},

@@ -62,7 +62,11 @@ class BasicAuth(Gate):
     def apply(self, environ: WSGIEnvironment) -> Denial | None:
         """Judge it, and take the credential out."""
         denial = self.judge(environ)
+        self.take_out(environ)
+        return denial
+
+    def take_out(self, environ: WSGIEnvironment) -> None:
+        """Take the credential out."""
         presented = environ.pop("HTTP_AUTHORIZATION", None)
         if presented:
             environ.setdefault(STAND_INS, {})["HTTP_AUTHORIZATION"] = stand_in(presented)
-        return denial

@@ -17,6 +17,7 @@ from cachetools import LRUCache
 from .._addresses import NetworkSet
 from .._forks import in_child
 from ..errors import StoreUnavailable
+from ..keys.active import read_window
 from ..keys.records import ApiKey
 from ..keys.token import digest, new_token, public_id_of, redacted
 from ..limits import parse_limits
@@ -38,7 +39,7 @@ _CACHED = 100_000
 
 _COLUMNS = (
     "public_id, name, description, metadata, endpoint_id, created_at, updated_at, expires_at, "
-    "disabled, limits, models, networks"
+    "disabled, limits, models, networks, active"
 )
 
 
@@ -52,6 +53,7 @@ _CLEARED = {
     "limits": "[]",
     "models": None,
     "networks": "[]",
+    "active": "[]",
 }
 
 
@@ -104,6 +106,7 @@ class KeyStore:
         limits: str | Iterable[str] = (),
         models: Iterable[str] | None = None,
         networks: str | Iterable[str] = (),
+        active: str | Iterable[str] = (),
     ) -> tuple[ApiKey, str]:
         """Create a key; return its record and its token, which is never seen again.
 
@@ -117,6 +120,8 @@ class KeyStore:
             models: patterns of the models that it may use (`openai/gpt-4o*`); None for all,
                 empty for none.
             networks: networks that it may be used from; empty for all.
+            active: windows of the week in which it is good, such as `"mon-fri 08:00-18:00
+                Europe/Berlin"`; empty for always.
 
         Raises:
             ValueError: a value is wrong; the option is named.
@@ -134,6 +139,7 @@ class KeyStore:
             limits=limits,
             models=models,
             networks=networks,
+            active=active,
         )
         row = checked | {
             "public_id": made.public_id,
@@ -187,6 +193,7 @@ class KeyStore:
         limits: str | Iterable[str] = UNSET,
         models: Iterable[str] | None = UNSET,
         networks: str | Iterable[str] = UNSET,
+        active: str | Iterable[str] = UNSET,
     ) -> ApiKey:
         """Change the fields that are given, as in `create`, and return the record.
 
@@ -210,6 +217,7 @@ class KeyStore:
             "limits": limits,
             "models": models,
             "networks": networks,
+            "active": active,
         }
         row = _checked(**{field: value for field, value in given.items() if value is not UNSET})
         if not row:
@@ -376,6 +384,7 @@ def _record(row: Sequence[Any]) -> ApiKey:
         limits=tuple(json.loads(row[9])),
         models=None if models is None else tuple(json.loads(models)),
         networks=tuple(json.loads(row[11])),
+        active=tuple(json.loads(row[12])),
     )
 
 
@@ -417,6 +426,13 @@ def _networks(networks: str | Iterable[str]) -> str:
     return json.dumps(texts)
 
 
+def _active(windows: str | Iterable[str]) -> str:
+    texts = [str(window) for window in _several("active", windows)]
+    for text in texts:
+        read_window(text)
+    return json.dumps(texts)
+
+
 def _several(option: str, values: object) -> list[Any]:
     if isinstance(values, str):
         return [values]
@@ -435,4 +451,5 @@ _CHECKS: dict[str, Any] = {
     "limits": _limits,
     "models": _models,
     "networks": _networks,
+    "active": _active,
 }

@@ -72,6 +72,7 @@ MIGRATIONS: Migrations = (
         ) {table}
         """,
     ),
+    ("ALTER TABLE keys ADD COLUMN active TEXT NOT NULL DEFAULT '[]'",),
 )
 """The version of a schema is the number of its steps.
 
