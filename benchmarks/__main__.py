@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 
-from . import forwarding, keys, layers, limits
+from . import forwarding, keys, layers, limits, policies
 
 BENCHMARKS = {
     "layers": layers.run,
     "keys": keys.run,
     "limits": limits.run,
+    "policies": policies.run,
     "forwarding": forwarding.run,
 }
 
