@@ -31,6 +31,7 @@ from .environ import (
     BYPASSED,
     CLAIMS,
     DECISIONS,
+    END,
     KEY,
     KEY_ALIVE,
     MODEL,
@@ -46,7 +47,9 @@ from .environ import (
 )
 from .errors import (
     BodyError,
+    ClientLeft,
     GatewayError,
+    KeyRevoked,
     StoreUnavailable,
     UpstreamError,
 )
@@ -73,6 +76,7 @@ from .forwarding.strategies import STRATEGIES
 from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Response, Timeouts, Transport, shared_transport
 from .forwarding.url import BaseURL, query
+from .forwarding.waiting import Waiting
 from .providers import Provider
 from .usage.prices import Prices
 
@@ -245,7 +249,10 @@ class UpstreamForwarder:
             return refuse(environ, start_response, store_denial(error))
         if isinstance(plan, Denial):
             return refuse(environ, start_response, plan)
-        answer = self._ask(environ, plan)
+        try:
+            answer = self._ask(environ, plan)
+        except (ClientLeft, KeyRevoked) as error:
+            answer = _ended(environ, error)
         if self._shows_attempts(environ):
             start_response = _telling(environ, start_response)
         if isinstance(answer, Denial):
@@ -287,23 +294,39 @@ class UpstreamForwarder:
     def _ask(self, environ: WSGIEnvironment, plan: Plan) -> _Answer | Denial:
         """Ask the candidates, and read the first bytes of the answer."""
         started = time.monotonic()
+        client, alive = client_socket(environ), environ.get(KEY_ALIVE)
         try:
-            found = attempt(
-                environ, plan, self._transport(), self._timeouts, retry_unsafe=self._retry_unsafe
-            )
-            if isinstance(found, Denial):
-                return found
-            response, candidate = found
-            try:
-                answer = self._begin(environ, response, candidate, started)
-            except BaseException:
-                health.end(candidate)
-                raise
-            if isinstance(answer, Denial):
-                health.end(candidate)
-            return answer
+            if client is None and alive is None:
+                return self._first_of(environ, plan, started, None)
+            with Waiting(client, alive) as waiting:
+                return self._first_of(environ, plan, started, waiting)
         finally:
             environ[UPSTREAM_WAIT] = time.monotonic() - started
+
+    def _first_of(
+        self, environ: WSGIEnvironment, plan: Plan, started: float, waiting: Waiting | None
+    ) -> _Answer | Denial:
+        found = attempt(
+            environ,
+            plan,
+            self._transport(),
+            self._timeouts,
+            retry_unsafe=self._retry_unsafe,
+            waiting=waiting,
+        )
+        if isinstance(found, Denial):
+            return found
+        response, candidate = found
+        if waiting is not None:
+            waiting.attach(response.shutdown)
+        try:
+            answer = self._begin(environ, response, candidate, started, waiting)
+        except BaseException:
+            health.end(candidate)
+            raise
+        if isinstance(answer, Denial):
+            health.end(candidate)
+        return answer
 
     def _begin(
         self,
@@ -311,6 +334,7 @@ class UpstreamForwarder:
         response: Response,
         candidate: Candidate,
         started: float,
+        waiting: Waiting | None,
     ) -> _Answer | Denial:
         """Read the first bytes, so that what breaks before them can still be refused properly."""
         if response.status in _REFUSED_KEY and candidate.secret:
@@ -327,15 +351,25 @@ class UpstreamForwarder:
         try:
             left = min(self._timeouts.first_byte, deadline - time.monotonic())
             first = response.read(left)
+            if waiting is not None:
+                waiting.detach()
+                if waiting.ended_by is not None:  # an empty read that we caused ourselves
+                    raise waiting.ended_by
             if response.status >= 400 and candidate.secret:
                 return self._begin_error(
                     response, candidate, first, started, deadline, _unshown(environ)
                 )
         except UpstreamError as error:
+            if waiting is not None:
+                waiting.detach()
             response.close()
+            if waiting is not None and waiting.ended_by is not None:
+                raise waiting.ended_by from None
             error.sent = True
             return upstream_denial(error)
         except BaseException:
+            if waiting is not None:
+                waiting.detach()
             response.close()
             raise
         headers = redact_headers(response.headers, [candidate.secret] if candidate.secret else [])
@@ -544,6 +578,15 @@ def _streamed_body(
             return (lambda: ()), 0
         stream = chain([first], stream)
     return (lambda: stream), length
+
+
+def _ended(environ: WSGIEnvironment, error: GatewayError) -> Denial:
+    """Return the refusal of a request that nobody waits for any more, or may."""
+    if isinstance(error, ClientLeft):
+        environ[END] = "client_left"  # nobody reads what is refused
+        return Denial("upstream_unreachable", "The client has closed the connection.")
+    environ[END] = "revoked"
+    return _REVOKED
 
 
 def _takes_event(answer: _Answer) -> bool:

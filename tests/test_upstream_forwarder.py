@@ -18,6 +18,7 @@ from requests.adapters import HTTPAdapter
 
 from aigw_middleware import ModelAccess, Provider, UpstreamForwarder, stack
 from aigw_middleware.errors import ClientLeft, UpstreamBroken, UpstreamTimeout
+from aigw_middleware.forwarding.health import health
 from aigw_middleware.testing import StandInProvider, serving
 
 from .support import (
@@ -1108,6 +1109,59 @@ def test_a_client_that_hangs_up_frees_a_silent_provider() -> None:
         body.close()
         assert gone.wait(10)
     here.close()
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"])
+def test_a_client_that_hangs_up_before_the_first_byte_frees_the_provider(head: bytes) -> None:
+    """STR-2: silent before its head or behind it: the connection closes, nobody else is asked."""
+    begun = threading.Event()
+
+    def silent(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(head)
+        begun.set()
+        provider.wait_gone(connection)
+
+    client, server = socket.socketpair()
+    with (
+        raw_provider(silent) as provider,
+        raw_provider(answering(OK)) as second,
+        client,
+        server,
+    ):
+        upstream = [
+            Provider("a", base_url=provider.url, models=["gpt-4o"]),
+            Provider("b", base_url=second.url, models=["gpt-4o"]),
+        ]
+        app = UpstreamForwarder(upstream=upstream, retry_unsafe=True)
+
+        def leave() -> None:
+            begun.wait(20)
+            client.shutdown(socket.SHUT_RDWR)
+
+        thread = threading.Thread(target=leave)
+        thread.start()
+        answer = call(app, CHAT, body=BODY, **{"gunicorn.socket": server})
+        thread.join()
+        assert provider.gone.wait(20)
+        assert second.connections == 0
+    assert answer.environ["aigw.end"] == "client_left"
+    assert not health._in_flight
+
+
+def test_a_key_that_is_revoked_before_the_first_byte_ends_the_wait() -> None:
+    """KEY-5: 401, although the provider has not said a word."""
+    begun = threading.Event()
+
+    def silent(connection: socket.socket, request: RawRequest) -> None:
+        begun.set()
+        provider.wait_gone(connection)
+
+    with raw_provider(silent) as provider:
+        app = UpstreamForwarder(upstream=openai(provider.url))
+        alive = lambda: not begun.is_set()  # noqa: E731
+        answer = call(app, CHAT, body=BODY, **{"aigw.key_alive": alive})
+        assert provider.gone.wait(20)
+    assert (answer.status, answer.environ["aigw.end"]) == (401, "revoked")
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "h:0"])

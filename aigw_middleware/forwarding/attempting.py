@@ -26,6 +26,8 @@ from .transport import Response, Timeouts, Transport
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from .waiting import Waiting
+
 logger = logging.getLogger(__name__)
 
 MOST_RETRY_AFTER = 600.0
@@ -62,6 +64,7 @@ def attempt(
     timeouts: Timeouts,
     *,
     retry_unsafe: bool,
+    waiting: Waiting | None = None,
 ) -> Answered | Denial:
     """Return the answer of the first candidate that gives a good one, or of the last one.
 
@@ -73,6 +76,10 @@ def attempt(
         transport: what sends it.
         timeouts: the bounds of each step; `total` is one of all attempts together.
         retry_unsafe: whether a request that may have been processed is sent to the next one.
+        waiting: what may end the wait for an answer; None for nothing.
+
+    Raises:
+        GatewayError: the wait was ended.
     """
     deadline = time.monotonic() + timeouts.total
     last = len(plan.candidates) - 1
@@ -89,12 +96,14 @@ def attempt(
         begun = time.monotonic()
         health.begin(candidate)
         try:
-            response = transport.send(plan.request(candidate), timeouts, deadline)
+            response = transport.send(plan.request(candidate, waiting), timeouts, deadline)
         except BodyError as error:
             health.end(candidate)
             return body_denial(error)
         except UpstreamError as error:
             health.end(candidate)
+            if waiting is not None and waiting.ended_by is not None:
+                raise waiting.ended_by from None
             is_late = isinstance(error, UpstreamTimeout)
             health.failed(candidate, Failure.FAULT if error.sent else Failure.UNREACHABLE)
             _note(environ, candidate, "timeout" if is_late else "unreachable", begun)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from ..store import Store
+    from .waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +67,17 @@ class Plan(NamedTuple):
         body = environ.get(BODY)
         return self if body is None else self._replace(blocks=body.blocks, length=body.size)
 
-    def request(self, candidate: Candidate) -> Request:
-        """Return the request for one candidate."""
+    def request(self, candidate: Candidate, waiting: Waiting | None) -> Request:
+        """Return the request for one candidate, and what may end the wait for its answer."""
         headers = self.headers
         if candidate.credential is not None:
             headers = [*headers, candidate.credential]
         target = candidate.target + self.query
         if candidate.query:
             target += ("&" if self.query else "?") + candidate.query
-        return Request(self.method, candidate.base, target, headers, self.blocks(), self.length)
+        return Request(
+            self.method, candidate.base, target, headers, self.blocks(), self.length, waiting
+        )
 
 
 class ModelPlace:

@@ -17,9 +17,9 @@ import ssl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock, Thread
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from .http1 import (
@@ -32,6 +32,9 @@ from .http1 import (
     parse_head,
 )
 from .url import BaseURL
+
+if TYPE_CHECKING:
+    from .waiting import Waiting
 
 _RECEIVE = 64 * 1024
 _IDLE_IN_POOL = 55.0  # many servers close an idle connection after 60 s
@@ -52,6 +55,7 @@ class Request(NamedTuple):
         headers: `(name, value)` pairs, without `Host` and framing.
         body: its blocks; each call of `blocks` begins anew where it may be sent twice.
         length: its length in bytes; None for chunked.
+        waiting: what may end the wait for the answer; None for nothing.
     """
 
     method: str
@@ -60,6 +64,7 @@ class Request(NamedTuple):
     headers: list[tuple[str, str]]
     body: Iterable[bytes]
     length: int | None
+    waiting: Waiting | None = None
 
     @property
     def url(self) -> str:
@@ -168,16 +173,25 @@ class SocketTransport:
         timeouts: Timeouts,
         deadline: float,
     ) -> Response:
+        waiting = request.waiting
+        if waiting is not None:
+            waiting.attach(partial(shutdown, connection.sock))
         try:
             whole = connection.send(head, request, timeouts.idle, deadline)
             until = min(time.monotonic() + timeouts.first_byte, deadline)
             answer = connection.receive_head(until)
             frame = framing(request.method, answer)
+            if waiting is not None:
+                waiting.detach()
         except UpstreamError as error:
+            if waiting is not None:
+                waiting.detach()
             connection.close()
             error.sent = error.sent or connection.sent
             raise
         except BaseException:
+            if waiting is not None:
+                waiting.detach()
             connection.close()
             raise
         persistent = answer.persistent and whole

@@ -1,0 +1,72 @@
+"""A request whose answer has not begun: watched, so that nobody waits for what nobody will read.
+
+Where the server shows the client's socket, the provider's connection is closed within a second of
+the client's going, though the provider has not said a word yet; and so it is when the key is
+revoked.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from threading import Lock
+
+from .._watchdog import watchdog
+from ..errors import ClientLeft, GatewayError, KeyRevoked
+from .stream import has_hung_up
+
+
+class Waiting:
+    """What is watched while a provider is silent.
+
+    Args:
+        client: the client's socket; None where the server does not show it.
+        alive: tells whether the client's key is still good; None where nobody can revoke it.
+
+    Attributes:
+        ended_by: why the wait was ended; None while it was not.
+    """
+
+    def __init__(self, client: socket.socket | None, alive: Callable[[], bool] | None) -> None:
+        self._client = client
+        self._alive = alive
+        self._wake: Callable[[], None] | None = None
+        self._lock = Lock()
+        self.ended_by: GatewayError | None = None
+
+    def __enter__(self) -> Waiting:
+        watchdog.add(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        watchdog.remove(self)
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """Have `wake` end the read that is about to begin, from another thread."""
+        with self._lock:
+            self._wake = wake
+            if self.ended_by is not None:
+                wake()
+
+    def detach(self) -> None:
+        """Forget it: a descriptor's number is used again as soon as it is closed."""
+        with self._lock:
+            self._wake = None
+
+    def check(self) -> None:
+        """End the wait if nobody may or will read the answer; called by the watchdog."""
+        reason = self._reason()
+        if reason is None:
+            return
+        with self._lock:
+            if self.ended_by is None:
+                self.ended_by = reason
+                if self._wake is not None:
+                    self._wake()
+
+    def _reason(self) -> GatewayError | None:
+        if self._alive is not None and not self._alive():
+            return KeyRevoked("the key of this request was revoked")
+        if self._client is not None and has_hung_up(self._client):
+            return ClientLeft()
+        return None
