@@ -42,3 +42,30 @@ class Wrapped:
     def close(self) -> None:
         """Close it; the server calls this whatever happened."""
         self.close_inner()
+
+
+class Begun:
+    """An application's iterable whose first bytes were asked for."""
+
+    def __init__(self, iterable: Iterable[bytes]) -> None:
+        self._iterable = iterable
+        self._iterator = iter(iterable)
+        self._first: list[bytes] = []
+        try:
+            self._first.append(next(self._iterator))
+        except StopIteration:
+            self._first = []
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Begun:
+        return self
+
+    def __next__(self) -> bytes:
+        return self._first.pop() if self._first else next(self._iterator)
+
+    def close(self) -> None:
+        close = getattr(self._iterable, "close", None)
+        if close is not None:
+            close()

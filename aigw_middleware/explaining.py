@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .body import replace, whole
+from ._paths import is_canonical
+from .body import whole
 from .denial import Denial, body_denial, store_denial
 from .dialects import PLAIN, spoken
-from .environ import CLIENT_IP, DECISIONS, KEY, STAND_INS, enter
+from .environ import CHOOSER, CLIENT_IP, DECISIONS, KEY, STAND_INS, enter, full_path
 from .errors import BodyError, StoreUnavailable
-from .forwarding.planning import Planner
 from .forwarding.route import ai_path
 from .gate import Decision, Gate
+from .header_rewriter import HeaderRewriter
 from .key_auth import KeyAuth
 from .keys import ApiKey
 from .model_access import ModelAccess
-from .splice import put
 from .upstream_forwarder import UpstreamForwarder
 
 if TYPE_CHECKING:
@@ -116,41 +116,173 @@ class KnownKey:
         return key if endpoint is None or key.endpoint_id in (None, endpoint) else None
 
 
-def explain_layers(app: WSGIApplication, request: Described) -> Iterator[Finding]:
-    """Yield what each gate of a stack says of a request, the outermost first."""
+def explain(
+    app: WSGIApplication, request: Described, labels: Mapping[Any, str] | None = None
+) -> Iterator[Finding]:
+    """Yield what each part of a stack says of a request, the outermost first.
+
+    The parts are asked in the order and with the environ of a real request; those that spend are
+    only judged.
+
+    Args:
+        app: the stack, with layers of ours around a forwarder or an application.
+        request: the request.
+        labels: what layers are called, `TrafficPolicy.labels`; else by their class.
+    """
     environ = request.environ()
-    yield from _walk(app, environ, "")
+    walk = _Walk(environ, {} if labels is None else labels)
+    yield from walk.through(app)
 
 
-def _walk(app: object, environ: WSGIEnvironment, label: str) -> Iterator[Finding]:
-    while app is not None:
-        if isinstance(app, UpstreamForwarder):
-            yield _forwarded(app, environ, label)
-            return
-        if isinstance(app, Gate):
-            finding = _judged(app, environ, label)
-            yield finding
-            if finding.ends:
-                return
-        app = getattr(app, "app", None)
+class _Walk:
+    """The way of a described request.
+
+    Args:
+        environ: the request.
+        labels: what layers are called.
+    """
+
+    def __init__(self, environ: WSGIEnvironment, labels: Mapping[Any, str]) -> None:
+        self._environ = environ
+        self._labels = labels
+        self._label = ""
+
+    def through(self, app: Any) -> Iterator[Finding]:
+        """Yield what is found on the way through layers."""
+        from .policy.gateway import Gateway, Keyed
+        from .policy.policy import Entry
+        from .policy.steps import Noted, Rule, Step
+
+        state: Any = None
+        while app is not None:
+            self._label = self._labels.get(app, self._label)
+            finding: Finding | None = None
+            following = getattr(app, "app", None)
+            if isinstance(app, Entry):
+                state = _state(self._environ, app.policy)
+            elif isinstance(app, Rule):
+                finding, following = self._ruled(app, state)
+            elif isinstance(app, Step):
+                finding, following = self._stepped(app, state)
+            elif isinstance(app, Noted):
+                app.note(state)
+            elif isinstance(app, HeaderRewriter):
+                app.rewrite_request(self._environ)
+            elif isinstance(app, Keyed):
+                following = app.next(self._environ)
+            elif isinstance(app, Gateway):
+                finding, following = self._prepared(app, state)
+            elif isinstance(app, UpstreamForwarder):
+                finding, following = self._forwarded(app)
+            elif isinstance(app, Gate):
+                finding = self._judged(app)
+            if finding is not None:
+                yield finding
+                if finding.ends or finding.verdict == "asks":
+                    return
+            app = following
+        yield Finding("the end", "passes", "to the application")
+
+    def _part(self, name: str) -> str:
+        return f"{self._label}: {name}" if self._label else name
+
+    def _judged(self, gate: Gate) -> Finding:
+        environ, name = self._environ, type(gate).__name__
+        try:
+            if isinstance(gate, KeyAuth):
+                denial = gate.judge(environ, hand_on=gate.enforce)
+            elif isinstance(gate, ModelAccess):
+                denial = gate.apply(environ)  # which spends nothing
+            else:
+                denial = gate.judge(environ)
+        except StoreUnavailable as error:
+            denial = store_denial(error)
+        code, reason = (None, "") if denial is None else (denial.code, denial.message)
+        decision = Decision(name, denial is None, code, reason, gate.enforce)
+        environ.setdefault(DECISIONS, []).append(decision)
+        if isinstance(gate, KeyAuth):
+            _show_key(gate, environ)
+        if denial is not None:
+            return _refusal(self._part(name), denial, enforced=gate.enforce)
+        return Finding(self._part(name), "passes")
+
+    def _ruled(self, rule: Any, state: Any) -> tuple[Finding | None, Any]:
+        from .policy.expressions import EvaluationError
+        from .policy.steps import holds
+
+        part = rule.place.label.removeprefix("on_http_request ")
+        try:
+            if holds(rule.expressions, state):
+                return None, rule.within
+        except EvaluationError as error:
+            return _failed(part, error, guards=rule.place.guards), rule.beyond
+        return Finding(part, "skipped", "its expressions are not all true"), rule.beyond
+
+    def _stepped(self, step: Any, state: Any) -> tuple[Finding, Any]:
+        from .policy.expressions import EvaluationError
+
+        try:
+            own = step.run(state)
+        except EvaluationError as error:
+            return _failed(self._label, error, guards=step.place.guards), step.skipped
+        if own is None:
+            return Finding(self._label, "passes"), step.app
+        return Finding(self._label, "answers", f"with {own.status}", own.status), None
+
+    def _prepared(self, gateway: Any, state: Any) -> tuple[Finding | None, Any]:
+        from .policy.expressions import EvaluationError
+
+        if spoken(self._environ)[0] is PLAIN:
+            return None, gateway.beyond
+        if not is_canonical(full_path(self._environ)):
+            return Finding(self._label, "refuses", "not_found: an odd path", 404), None
+        try:
+            gateway.prepare(self._environ, state)
+        except EvaluationError as error:
+            return _failed(self._label, error, guards=True), None
+        return None, gateway.app
+
+    def _forwarded(self, forwarder: UpstreamForwarder) -> tuple[Finding | None, Any]:
+        part = self._part("UpstreamForwarder")
+        path = ai_path(self._environ)
+        if path is None:
+            return Finding(part, "passes", "the path is no AI API's"), forwarder.app
+        try:
+            plan = self._plan(forwarder, path)
+        except BodyError as error:
+            plan = body_denial(error)
+        except StoreUnavailable as error:
+            plan = store_denial(error)
+        if isinstance(plan, Finding):
+            return plan, None
+        if isinstance(plan, Denial):
+            return _refusal(part, plan), None
+        return Finding(part, "asks", ", then ".join(c.name for c in plan.candidates)), None
+
+    def _plan(self, forwarder: UpstreamForwarder, path: Any) -> Any:
+        """Return the forwarder's plan, or what a strategy of the document says."""
+        if CHOOSER not in self._environ:
+            return forwarder.planner.plan(self._environ, path)
+        from .policy.expressions import EvaluationError
+        from .policy.gateway import NO_MODEL, NoModel
+
+        try:
+            return forwarder.planner.plan(self._environ, path)
+        except EvaluationError as error:
+            return _failed(self._label, error, guards=True)
+        except NoModel:
+            return NO_MODEL
 
 
-def _judged(gate: Gate, environ: WSGIEnvironment, label: str) -> Finding:
-    name = type(gate).__name__
-    part = f"{label}: {name}" if label else name
-    _name_the_provider(gate, environ)
-    try:
-        denial = gate.judge(environ)
-    except StoreUnavailable as error:
-        denial = store_denial(error)
-    code, reason = (None, "") if denial is None else (denial.code, denial.message)
-    decision = Decision(name, denial is None, code, reason, gate.enforce)
-    environ.setdefault(DECISIONS, []).append(decision)
-    if denial is not None:
-        return _refusal(part, denial, enforced=gate.enforce)
-    if isinstance(gate, KeyAuth):
-        _show_key(gate, environ)
-    return Finding(part, "passes")
+def _state(environ: WSGIEnvironment, policy: TrafficPolicy) -> Any:
+    from .policy.state import state_of
+
+    return state_of(environ, policy)
+
+
+def _failed(part: str, error: Exception, *, guards: bool) -> Finding:
+    verdict, status = ("refuses", 403) if guards else ("skipped", 0)
+    return Finding(part, verdict, f"policy_error: {error}", status)
 
 
 def _refusal(part: str, denial: Denial, *, enforced: bool = True) -> Finding:
@@ -159,118 +291,9 @@ def _refusal(part: str, denial: Denial, *, enforced: bool = True) -> Finding:
 
 
 def _show_key(gate: KeyAuth, environ: WSGIEnvironment) -> None:
-    """Leave in the environ what the gate would."""
+    """Leave in the environ what the gate would: the key's record where it is good."""
     key = gate._keys.verify(_TOKEN)
-    if key is not None and "HTTP_X_API_KEY" in environ:
-        del environ["HTTP_X_API_KEY"]
+    gate.take_out(environ)
+    if key is not None:
         environ[KEY] = key
         environ.setdefault(STAND_INS, {})["HTTP_X_API_KEY"] = f"redacted:{key.id}"
-
-
-def _name_the_provider(gate: Gate, environ: WSGIEnvironment) -> None:
-    """Have the body name the provider that would be asked: rules are judged on that one."""
-    if not isinstance(gate, KeyAuth | ModelAccess):
-        return
-    forwarder = forwarder_within(gate)
-    path = ai_path(environ)
-    if forwarder is None or path is None or spoken(environ)[0] is PLAIN:
-        return
-    planner: Planner = forwarder.planner
-    try:
-        plan = planner.plan(dict(environ), path)
-        body = whole(environ, 1 << 20)
-        document = body.json()
-    except (BodyError, StoreUnavailable):
-        return
-    if isinstance(plan, Denial) or "model" not in document:
-        return
-    first = plan.candidates[0]
-    if first.provider is not None and first.model is not None:
-        replace(environ, put(body.read(), ("model",), f"{first.provider}/{first.model}"))
-
-
-def forwarder_within(app: object) -> UpstreamForwarder | None:
-    """Return the forwarder behind layers of ours; None where there is none."""
-    while app is not None:
-        if isinstance(app, UpstreamForwarder):
-            return app
-        app = getattr(app, "app", None)
-    return None
-
-
-def _forwarded(forwarder: UpstreamForwarder, environ: WSGIEnvironment, label: str) -> Finding:
-    part = f"{label}: UpstreamForwarder" if label else "UpstreamForwarder"
-    path = ai_path(environ)
-    if path is None:
-        return Finding(part, "passes", "the path is no AI API's")
-    try:
-        plan = forwarder.planner.plan(environ, path)
-    except BodyError as error:
-        return _refusal(part, body_denial(error))
-    except StoreUnavailable as error:
-        return _refusal(part, store_denial(error))
-    if isinstance(plan, Denial):
-        return _refusal(part, plan)
-    return Finding(part, "asks", ", then ".join(c.name for c in plan.candidates))
-
-
-def explain_policy(policy: TrafficPolicy, request: Described) -> Iterator[Finding]:
-    """Yield what each rule of a document says of a request, in their order."""
-    from .policy.actions import nobody
-    from .policy.expressions import EvaluationError
-    from .policy.policy import REQUEST
-    from .policy.state import state_of
-    from .policy.steps import Noted, Step, holds
-
-    environ = request.environ()
-    state = state_of(environ, policy)
-    for rule in policy.rules[REQUEST]:
-        label = rule.place.label.removeprefix(f"{REQUEST} ")
-        try:
-            if not holds(rule.expressions, state):
-                yield Finding(label, "skipped", "its expressions are not all true")
-                continue
-        except EvaluationError as error:
-            status = 403 if rule.place.guards else 0
-            yield Finding(
-                label, "refuses" if status else "skipped", f"policy_error: {error}", status
-            )
-            if status:
-                return
-            continue
-        for action in rule.actions:
-            part = f"{label}: {action.type}"
-            app: Any = action.action.layer(action.config, action.building)(nobody)
-            if isinstance(app, Step) and action.type != "log":
-                finding = _stepped(app, state, part, guards=rule.place.guards)
-                yield finding
-                if finding.ends:
-                    return
-                continue
-            for finding in _walk(_unkeyed(app, environ), environ, part):
-                yield finding
-                if finding.ends or finding.verdict == "asks":
-                    return
-            inner = getattr(app, "app", None)
-            if isinstance(inner, Noted):
-                inner._note(state)
-    yield Finding("the end", "passes", "to the application")
-
-
-def _unkeyed(app: Any, environ: WSGIEnvironment) -> Any:
-    """Return the layers of a gateway: with its own KeyAuth, where no key was shown before."""
-    asking = getattr(app, "_asking", None)
-    return app if asking is None or KEY in environ else asking
-
-
-def _stepped(step: Any, state: Any, part: str, *, guards: bool) -> Finding:
-    from .policy.expressions import EvaluationError
-
-    try:
-        own = step._run(state)
-    except EvaluationError as error:
-        status = 403 if guards else 0
-        return Finding(part, "refuses" if guards else "skipped", f"policy_error: {error}", status)
-    if own is None:
-        return Finding(part, "passes")
-    return Finding(part, "answers", f"with {own.status}", own.status)

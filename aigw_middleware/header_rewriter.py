@@ -73,11 +73,15 @@ class HeaderRewriter:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         enter(environ)
-        if self._request is not None:
-            _rewrite_request(self._request, environ)
+        self.rewrite_request(environ)
         if self._response is not None:
             start_response = _rewriting(self._response, environ, start_response)
         return self.app(environ, start_response)
+
+    def rewrite_request(self, environ: WSGIEnvironment) -> None:
+        """Change the headers of a request."""
+        if self._request is not None:
+            _rewrite_request(self._request, environ)
 
 
 class _Changes(NamedTuple):

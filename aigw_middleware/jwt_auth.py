@@ -113,6 +113,8 @@ class JWTAuth(Gate):
         if not isinstance(prefix, str):
             raise ValueError(f"prefix: must be a text, not {type(prefix).__name__}")
         self._prefix = prefix.strip(" \t").lower()
+        # A word is told from what follows it by a space; another prefix ends by itself.
+        self._spaced = prefix != prefix.rstrip(" \t") or self._prefix.isalnum()
         self._said = OnceAMinute(logger)
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
@@ -161,7 +163,7 @@ class JWTAuth(Gate):
         if not prefix:
             return value
         rest = value[len(prefix) :]
-        if value[: len(prefix)].lower() != prefix or rest[:1] not in (" ", "\t"):
+        if value[: len(prefix)].lower() != prefix or (self._spaced and rest[:1] not in (" ", "\t")):
             return ""
         return rest.strip(" \t")
 

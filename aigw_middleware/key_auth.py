@@ -22,7 +22,16 @@ from ._saying import OnceAMinute
 from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
 from .dialects import PLAIN, spoken
-from .environ import GOOGLE_CLIENT, KEY, KEY_ALIVE, STAND_INS, WATCHED, full_path, stand_in
+from .environ import (
+    GOOGLE_CLIENT,
+    KEY,
+    KEY_ALIVE,
+    QUERY_CREDENTIALS,
+    STAND_INS,
+    WATCHED,
+    full_path,
+    stand_in,
+)
 from .errors import KeyRevoked, StoreUnavailable
 from .keys import ApiKey
 from .limits import parse_limits
@@ -133,8 +142,13 @@ class KeyAuth(LimitedGate):
         self._counters = resolve_counters(counters)
         self._said = OnceAMinute(logger)
 
-    def judge(self, environ: WSGIEnvironment) -> Denial | None:
-        """Return what is against the request, spending nothing and taking nothing out."""
+    def judge(self, environ: WSGIEnvironment, *, hand_on: bool = False) -> Denial | None:
+        """Return what is against the request, spending nothing and taking nothing out.
+
+        Args:
+            environ: the request.
+            hand_on: whether rules over models are handed to a forwarder within, as `apply` does.
+        """
         if self._is_exempt(environ):
             return None
         found = self._look_up(_presented(environ, self._headers, self._parameter))
@@ -143,7 +157,7 @@ class KeyAuth(LimitedGate):
         rules = _rules_of(found)
         if isinstance(rules, Denial):
             return rules
-        denial = _judge_rules(rules, environ, self.app, hand_on=False)
+        denial = _judge_rules(rules, environ, self.app, hand_on=hand_on)
         if denial is None and rules.limits is not None:
             denial = rules.limits.judge(self._counters, found.id, environ)
         return denial
@@ -227,6 +241,7 @@ class KeyAuth(LimitedGate):
         for name in misnamed(environ, self._headers):
             del environ[name]
         if self._parameter is not None:
+            environ.setdefault(QUERY_CREDENTIALS, set()).add(self._parameter)
             _remove_parameter(environ, self._parameter)
         return taken
 

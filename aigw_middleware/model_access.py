@@ -8,6 +8,7 @@ candidate. It does not read prompts: what is said to an allowed model is not its
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ._paths import PathPatterns
@@ -18,7 +19,7 @@ from .environ import full_path
 from .errors import BodyError
 from .gate import Gate
 from .limits.wanted import text_tokens, wanted_output
-from .model_rules import ModelRules, judge_models
+from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
 from .named_models import MAX_BODY_BYTES
 from .splice import put
 
@@ -90,6 +91,10 @@ class ModelAccess(Gate):
         if self._rules is None and self._max_input is None and self._max_output is None:
             return None
         if spoken(environ)[0] is PLAIN:
+            if hand_on and has_final_judge(self.app):
+                # A layer within may have it ask for an AI path: then it is judged there.
+                rule = partial(self._judge_within, environ)
+                environ.setdefault(MODEL_RULES, []).append(rule)
             return None
         try:
             return self._judge_model(environ, hand_on=hand_on) or self._judge_size(environ)
@@ -102,6 +107,19 @@ class ModelAccess(Gate):
         # A path that is listed needs no model; one that names one is judged all the same.
         optional = bool(self._paths) and self._paths.opens(full_path(environ))
         return judge_models(self._rules, environ, self.app, hand_on=hand_on, optional=optional)
+
+    def _judge_within(
+        self, environ: WSGIEnvironment, provider: str | None, model: str | None
+    ) -> Denial | None:
+        """Judge what is forwarded in the end, and lower its cap; a rule for the forwarder."""
+        try:
+            denial = None if self._rules is None else self._rules.judge(provider, model)
+            denial = denial or self._judge_size(environ)
+            if denial is None and self._max_output is not None:
+                self._lower(environ, self._max_output)
+        except BodyError as error:
+            return body_denial(error)
+        return denial
 
     def _judge_size(self, environ: WSGIEnvironment) -> Denial | None:
         if self._max_input is not None and text_tokens(environ) > self._max_input:

@@ -36,6 +36,7 @@ from .environ import (
     KEY_ALIVE,
     MODEL,
     PROVIDER,
+    REDACTED,
     TRIED,
     UPSTREAM_WAIT,
     USAGE,
@@ -355,9 +356,10 @@ class UpstreamForwarder:
                 waiting.detach()
                 if waiting.ended_by is not None:  # an empty read that we caused ourselves
                     raise waiting.ended_by
-            if response.status >= 400 and candidate.secret:
+            secrets = _secrets(candidate, environ)
+            if response.status >= 400 and secrets:
                 return self._begin_error(
-                    response, candidate, first, started, deadline, _unshown(environ)
+                    response, candidate, first, started, deadline, secrets, _unshown(environ)
                 )
         except UpstreamError as error:
             if waiting is not None:
@@ -372,8 +374,8 @@ class UpstreamForwarder:
                 waiting.detach()
             response.close()
             raise
-        headers = redact_headers(response.headers, [candidate.secret] if candidate.secret else [])
-        reason = _shown_reason(response.reason, candidate.secret)
+        headers = redact_headers(response.headers, secrets)
+        reason = _shown_reason(response.reason, secrets)
         return _Answer(
             response, candidate, reason, headers, first, deadline, stream, started, time.monotonic()
         )
@@ -385,6 +387,7 @@ class UpstreamForwarder:
         first: bytes,
         started: float,
         deadline: float,
+        secrets: list[str],
         unshown: Callable[[int], bytes],
     ) -> _Answer:
         """Read an error answer whole: what it repeats of our key is taken out."""
@@ -396,8 +399,8 @@ class UpstreamForwarder:
                 break
             body += data
         coding = header(response.headers, "content-encoding")
-        headers = redact_headers(response.headers, [candidate.secret])
-        clean = redact_body(bytes(body), coding, [candidate.secret]) if body else (b"", False)
+        headers = redact_headers(response.headers, secrets)
+        clean = redact_body(bytes(body), coding, secrets) if body else (b"", False)
         if clean is None or len(body) > _MOST_ERROR_BYTES:
             # Its status and headers (`Retry-After`) still tell the client what to do.
             response.close()
@@ -409,7 +412,7 @@ class UpstreamForwarder:
             if data != bytes(body):
                 headers = _replaced_length(headers, len(data), decoded=decoded)
         stream = is_event_stream(headers)
-        reason = _shown_reason(response.reason, candidate.secret)
+        reason = _shown_reason(response.reason, secrets)
         return _Answer(
             response, candidate, reason, headers, data, deadline, stream, started, time.monotonic()
         )
@@ -598,9 +601,16 @@ def _takes_event(answer: _Answer) -> bool:
     )
 
 
-def _shown_reason(reason: str, secret: str) -> str:
+def _secrets(candidate: Candidate, environ: WSGIEnvironment) -> list[str]:
+    """Return the secrets of ours that went to a provider with a request."""
+    found = [candidate.secret] if candidate.secret else []
+    return [*found, *environ.get(REDACTED, ())]
+
+
+def _shown_reason(reason: str, secrets: Sequence[str]) -> str:
     """Return an upstream's reason phrase; empty, for the standard one, if it is no plain text."""
-    plain = reason.isascii() and reason.isprintable() and not (secret and secret in reason)
+    repeats = any(secret in reason for secret in secrets)
+    plain = reason.isascii() and reason.isprintable() and not repeats
     return reason if plain else ""
 
 

@@ -83,7 +83,7 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     if policy:
         return stack(_Healthy(_with_policy(policy, store, counters)), *layers)
     layers.append(partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters))
-    return stack(UpstreamForwarder(_own_paths, upstream=providers, store=store), *layers)
+    return stack(UpstreamForwarder(own_paths, upstream=providers, store=store), *layers)
 
 
 def _with_policy(path: str, store: Store, counters: str) -> Reloading:
@@ -97,7 +97,7 @@ def _with_policy(path: str, store: Store, counters: str) -> Reloading:
         policy = TrafficPolicy.load(path, store=store, counters=engine)
         if not policy.has_gateway:
             raise ValueError(f'{path}: has no "ai-gateway" action: nothing would answer')
-        return policy(_own_paths)
+        return policy(own_paths)
 
     return Reloading(path, build)
 
@@ -114,7 +114,7 @@ class _Healthy:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if full_path(environ) == HEALTH:
-            return _own_paths(environ, start_response)
+            return own_paths(environ, start_response)
         return self.app(environ, start_response)
 
 
@@ -185,7 +185,7 @@ def _require_stored_keys(store: Store, *, sealed: bool) -> None:
         logger.warning("no provider has a key yet; aigw provider-keys add gives it one")
 
 
-def _own_paths(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+def own_paths(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer what belongs to no AI API: the health check, and nothing else."""
     if full_path(environ) != HEALTH:
         return refuse(environ, start_response, _NOT_FOUND)

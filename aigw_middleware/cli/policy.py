@@ -13,12 +13,13 @@ from urllib.parse import unquote
 import click
 
 from ..counters import Engine, open_counters
-from ..explaining import Described, Finding, KnownKey, explain_layers, explain_policy
+from ..explaining import Described, Finding, KnownKey
+from ..explaining import explain as explain_request
 from ..key_auth import KeyAuth
 from ..providers.configured import configured_providers
 from ..store import Store, open_store
 from ..upstream_forwarder import UpstreamForwarder
-from ..wsgi import DEFAULT_STORE, HEALTH, counters_of
+from ..wsgi import DEFAULT_STORE, HEALTH, counters_of, own_paths
 from .common import json_option, print_table
 
 
@@ -162,7 +163,7 @@ def _findings(
     if policy is None:
         forwarder = UpstreamForwarder(upstream=configured_providers(os.environ), store=store)
         app = KeyAuth(forwarder, keys, exempt=[HEALTH], counters=engine)
-        return explain_layers(app, request)
+        return explain_request(app, request)
     from ..policy import TrafficPolicy
     from ..policy.document import read
     from ..policy.policy import unwrapped
@@ -172,7 +173,7 @@ def _findings(
     document = TrafficPolicy(
         node, policy, store=store, keys=keys, counters=engine, vaults=Vaults(store)
     )
-    return explain_policy(document, request)
+    return explain_request(document(own_paths), request, document.labels)
 
 
 def _text(file: str) -> bytes:

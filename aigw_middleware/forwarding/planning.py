@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import replace, whole
 from ..denial import Denial
-from ..environ import BODY, CHOOSER, MODEL
+from ..environ import BODY, CHOOSER, MODEL, UPSTREAM_QUERY
 from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
@@ -147,11 +147,15 @@ class Planner:
         models = named_models(environ, path.dialect, path.rest, max_bytes=self._max_body_bytes)
         chooser = environ.get(CHOOSER)
         wanted: Sequence[str | None] = models or (None,)
-        if method == "POST" and path.dialect.needs_model.fullmatch(path.rest):
-            named = [model for model in models if chooser is None or model.lower() != AUTO]
-            if not named and chooser is None:
-                raise BodyInvalid("The request's body names no model.")
+        is_auto = chooser is not None and any(model.lower() == AUTO for model in models)
+        needs = method == "POST" and path.dialect.needs_model.fullmatch(path.rest)
+        if needs and not models and chooser is None:
+            raise BodyInvalid("The request's body names no model.")
+        if is_auto or (needs and not models):
+            named = [model for model in models if model.lower() != AUTO]
             wanted = named or self._all_models(path)
+            if not wanted:
+                raise BodyInvalid("The request's body names no model, and none can be chosen.")
         is_open = not set(wanted) <= set(models) or None in wanted
         wishes = [wish for model in wanted for wish in self._wishes(path, models, model)]
         candidates = arranged(wishes, self._strategy, health, self._prices)
@@ -171,7 +175,9 @@ class Planner:
         headers = request_headers(environ, provider=True)
         if ASKED in environ:
             headers = without_codings(headers)
-        return Plan(method, allowed, query(environ), headers, body.blocks, body.size, place)
+        asked = "&".join(filter(None, (query(environ)[1:], environ.get(UPSTREAM_QUERY))))
+        asked = f"?{asked}" if asked else ""
+        return Plan(method, allowed, asked, headers, body.blocks, body.size, place)
 
     def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:
         """Yield the candidates for one model that the client names; more where it is an alias."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._headers import HOP_BY_HOP, header_of, is_token, is_value
+from ..environ import UPSTREAM_HEADERS
 from ..errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[s
         and not (provider and key.startswith("HTTP_X_FORWARDED"))
     ]
     # Some servers hand on `X-Api-Key : ...`, which a reader behind us could take for the header.
+    extra = environ.get(UPSTREAM_HEADERS) if provider else None
+    if extra:
+        names = {name.lower() for name, _ in extra}
+        headers = [pair for pair in headers if pair[0].lower() not in names] + extra
     if not is_token("".join([name or "," for name, _ in headers]) or "none"):
         raise BodyInvalid("A header of the request has a name that no header has.")
     content_type = environ.get("CONTENT_TYPE")

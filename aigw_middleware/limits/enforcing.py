@@ -134,15 +134,16 @@ class NamedLimits:
         except BodyError as error:
             return body_denial(error), holding
         case = _Case(engine, bucket, environ, want, holding, enforce)
-        hands_on = (
-            self._late and enforce and has_final_judge(app) and spoken(environ)[0] is not PLAIN
-        )
+        hands_on = bool(self._late) and enforce and has_final_judge(app)
         # Without a forwarder within all that will be known is known: one step, or none.
         chosen = self._now if hands_on else [*self._now, *self._late]
         model = want.model if want else None
         denial = None
         if chosen:
             denial = self._hold(case, chosen, environ.get(PROVIDER), model, late=False)
+        if denial is None and hands_on and spoken(environ)[0] is PLAIN:
+            # Most likely an application's own request; a layer within may make it the forwarder's.
+            denial = self._hold(case, self._late, None, None, late=True)
         if denial is None and hands_on:
             late = partial(self._hold_late, case, on_down)
             environ.setdefault(RESERVERS, []).append(late)
@@ -158,6 +159,11 @@ class NamedLimits:
         """Reserve for a candidate what depends on it, in the place of the last one's."""
         holding = case.holding
         holding.drop_late()
+        if case.want is not None and case.want.is_nothing:
+            try:
+                case = case._replace(want=wanted(case.environ))
+            except BodyError as error:
+                return body_denial(error)
         told = case.environ[RATE_REPORTS]
         told[:] = [report for report in told if report not in holding.late_reports]
         try:

@@ -58,6 +58,11 @@ class Wanted(NamedTuple):
     cap: tuple[str, ...] = ()
     default_output: int = DEFAULT_OUTPUT
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it is a request of which nobody but an application knows what it uses."""
+        return self == _NOTHING
+
 
 _NOTHING = Wanted(None, 0, 0, 0)
 

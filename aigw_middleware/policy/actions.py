@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,7 +50,7 @@ from .fields import (
 from .state import State, state_of
 from .steps import Noted, Place, Step, logger, say
 from .templates import Template, completed, shown
-from .variables import url, with_url
+from .variables import url_now, with_url
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -75,6 +75,7 @@ class Building(NamedTuple):
         counters: where limits are counted.
         checking: whether the document is only checked.
         number: what tells the action apart from others of the document.
+        secrets: the secrets that the document uses.
     """
 
     place: Place
@@ -83,6 +84,7 @@ class Building(NamedTuple):
     counters: Engine
     checking: bool
     number: int
+    secrets: Collection[str]
 
 
 class Action(NamedTuple):
@@ -138,7 +140,7 @@ def _header_value(text: str) -> str | None:
 def _pattern(text: str) -> str | None:
     try:
         _compiled(text)
-    except re2.error:
+    except (re2.error, UnicodeEncodeError):
         return "is no regular expression that RE2 reads"
     return None
 
@@ -345,6 +347,7 @@ def _note_token(name: str, state: State) -> None:
         {
             "header": header,
             "payload": dict(state.environ.get(CLAIMS, {})),
+            "signature": arrived.rpartition(".")[2],
             "verified": True,
             "location": "header",
             "location_property": name.lower(),
@@ -458,7 +461,7 @@ def _add_headers(config: Config, building: Building) -> Layer:
         "set": {name: value_of(name) for name in names if name == "host"},
         "add": {name: value_of(name) for name in names if name != "host"},
     }
-    return lambda app: Step(HeaderRewriter(app, request=changes), run, building.place)
+    return lambda app: Step(HeaderRewriter(app, request=changes), run, building.place, skipped=app)
 
 
 def _add_headers_on_answer(config: Config, building: Building) -> OnAnswer:
@@ -576,12 +579,16 @@ def _set_vars(config: Config, building: Building) -> OnAnswer:
 
 # --- redirect, url-rewrite
 
-_NAMED = re.compile(r"\$(\d{1,2}|[a-z_]+|\{(?:\d{1,2}|[a-z_]+)\})")
+_NAME = r"\d{1,2}|arg_[A-Za-z0-9_]+|[a-z_]+"
+_NAMED = re.compile(rf"\$({_NAME}|\{{(?:{_NAME})\}})")
 
 
 def _moved(config: Config, state: State) -> str | None:
-    """Return the URL with what `from` finds in it replaced by `to`; None where it finds nothing."""
-    before = url(state)
+    """Return the URL with what `from` finds in it replaced by `to`; None where it finds nothing.
+
+    The URL as it is now: without a credential that was taken out of it, and as rewritten before.
+    """
+    before = url_now(state.environ)
     match = config["pattern"].search(before)
     if match is None:
         return None
@@ -594,7 +601,7 @@ def _named(state: State, match: Any, found: re.Match[str]) -> str:
     name = found[1].strip("{}")
     if name.isdigit():
         return (match.group(int(name)) or "") if int(name) <= match.re.groups else ""
-    parts = urlsplit(url(state))
+    parts = urlsplit(url_now(state.environ))
     if name.startswith("arg_"):
         from urllib.parse import parse_qs
 
@@ -622,6 +629,7 @@ def _redirect(config: Config, building: Building) -> OnAnswer:
         if target is None:
             return None
         values = {name: _as_text(value, state) for name, value in config.get("headers", {}).items()}
+        values = {name: text for name, text in values.items() if name.lower() != "location"}
         headers = sane_headers({"Location": target, **values})
         if headers is None:
             raise EvaluationError("a value is none that a header can hold")
@@ -636,7 +644,7 @@ def _url_rewrite(config: Config, building: Building) -> OnAnswer:
     def run(state: State) -> Own | None:
         target = _moved(config, state)
         if target is not None:
-            _go_to(state.environ, target, url(state))
+            _go_to(state.environ, target, url_now(state.environ))
         return None
 
     return run
@@ -671,6 +679,10 @@ def _credential(text: str) -> str | None:
     if not colon or not user:
         return "must be user:password"
     return None if 8 <= len(password) <= 128 else "a password has 8 to 128 characters"
+
+
+def _realm(text: str) -> str | None:
+    return None if text.isascii() and text.isprintable() else "must be printable ASCII"
 
 
 def _basic_auth(config: Config, building: Building) -> Layer:
@@ -771,7 +783,7 @@ ACTIONS: dict[str, Action] = {
                     secret=True,
                     doc="user:password",
                 ),
-                "realm": Field(Text(most=128)),
+                "realm": Field(Text(most=128, form=_realm)),
                 "enforce": _ENFORCE,
             }
         ),

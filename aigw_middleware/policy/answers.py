@@ -31,7 +31,9 @@ class Own(NamedTuple):
     def complete(self, environ: WSGIEnvironment) -> list[tuple[str, str]]:
         """Return all of its headers."""
         named = {name.lower() for name, _ in self.headers}
-        headers = [*self.headers, ("X-Request-Id", request_id(environ))]
+        headers = [*self.headers]
+        if "x-request-id" not in named:
+            headers.append(("X-Request-Id", request_id(environ)))
         if self.status not in (204, 304) and self.status >= 200:
             headers.append(("Content-Length", str(len(self.body))))
             if "content-type" not in named:

@@ -33,9 +33,10 @@ class Node:
         column: from 1.
         keys: of a mapping, the place of each key.
         size: how many values it stands for, itself included.
+        depth: how deep it is nested, 0 for a scalar.
     """
 
-    __slots__ = ("column", "keys", "line", "size", "value")
+    __slots__ = ("column", "depth", "keys", "line", "size", "value")
 
     def __init__(self, value: Value, line: int, column: int) -> None:
         self.value = value
@@ -43,6 +44,7 @@ class Node:
         self.column = column
         self.keys: dict[str, tuple[int, int]] = {}
         self.size = 1
+        self.depth = 0
 
     def plain(self) -> Any:
         """Return the value without places."""
@@ -56,6 +58,20 @@ class Node:
     def members(self) -> dict[str, Node]:
         """The members of a mapping; none of anything else."""
         return self.value if isinstance(self.value, dict) else {}
+
+    def moved(self, lines: int) -> None:
+        """Count its places from other lines: it stood in a text within a document."""
+        seen: set[int] = set()
+        left: list[Node] = [self]
+        while left:
+            node = left.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            node.line += lines
+            node.keys = {key: (line + lines, column) for key, (line, column) in node.keys.items()}
+            left += node.members.values()
+            left += node.value if isinstance(node.value, list) else ()
 
     @property
     def kind(self) -> str:
@@ -123,12 +139,14 @@ def _add(mapping: Node, key: str, place: tuple[int, int], node: Node) -> None:
 
 def _count(outer: Node, inner: Node) -> None:
     outer.size += inner.size
+    outer.depth = max(outer.depth, inner.depth + 1)
     if outer.size > MOST_NODES:
         raise _Refused("the document stands for too many values", outer.line, outer.column)
 
 
 # --- JSON
 
+_SANE = re.compile(r"[^\ud800-\udfff]*", re.DOTALL).fullmatch
 _SPACE = re.compile(r"[ \t\r\n]*").match
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?").match
 _WORDS = {"true": True, "false": False, "null": None}
@@ -184,6 +202,8 @@ class _JSON:
             text, end = scanstring(self._text, position + 1)
         except JSONDecodeError as error:
             raise self._syntax(error.msg, error.pos) from None
+        if not _SANE(text):
+            raise _Refused("a text has half of a surrogate pair", *self._place(position))
         return text, end
 
     def _mapping(self, position: int, depth: int) -> tuple[Node, int]:
@@ -282,6 +302,8 @@ class _YAML:
             found = self._anchors.get(event.anchor or "")
             if found is None:
                 raise _Refused("an alias stands for nothing that was read before", *place)
+            if depth + found.depth > MOST_DEPTH:
+                raise _Refused("the document is nested too deeply", *place)
             return found
         if event.tag not in (None, "!"):
             raise _Refused("YAML tags are not read", *place)

@@ -25,6 +25,7 @@ from .functions import (
     NATIVE_FUNCTIONS,
     NATIVE_METHODS,
     OF_REQUEST,
+    bounded,
 )
 from .functions import (
     UNSUPPORTED as UNSUPPORTED_FUNCTIONS,
@@ -46,7 +47,9 @@ MOST_BYTES = 64 * 1024
 MOST_TOKENS = 10_000
 MOST_LOOPS = 8
 MOST_NESTED = 2
-MOST_LOOPED = 256
+MOST_LOOPED = 128
+MOST_INDEXED = 50
+"""How often `has(map[name])` may stand in an expression."""
 
 # The library logs what a function of ours raises; we say ourselves what has failed, without values.
 logging.getLogger("cel").setLevel(logging.CRITICAL)
@@ -54,7 +57,8 @@ logging.getLogger("cel").setLevel(logging.CRITICAL)
 _TOKEN = re.compile(
     r"""
     (?P<space>(?:[ \t\r\n\f]|//[^\n]*)+)
-  | (?P<string>[rRbB]{0,2}(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''
+  | (?P<string>(?:[rR][bB]?|[bB][rR])(?:\"\"\".*?\"\"\"|\'\'\'.*?\'\'\'|"[^"\n]*"|'[^'\n]*')
+              |[bB]?(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''
                           |"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
   | (?P<number>0[xX][0-9a-fA-F]+[uU]?|(?:\d+\.\d+|\.\d+|\d+)(?:[eE][+-]?\d+)?[uU]?)
   | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
@@ -66,6 +70,9 @@ _FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 _WORDS = frozenset({"true", "false", "null", "in"})
 _TYPES = frozenset({"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type"})
 _ITSELF = "_itself"
+_NOTHING = "_nothing"
+_LOWER = "_lower"
+_AROUND_IN = ("&&", "||", "?", ":", ",", "==", "!=", "<", "<=", ">", ">=")
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -149,6 +156,7 @@ class Expression:
             try:
                 value = look(state)
             except Absent:
+                _place(context, (*path[:-1], _NOTHING), None)  # what it would stand in is there
                 continue
             except ValueError as error:
                 raise EvaluationError(str(error)) from None
@@ -161,6 +169,11 @@ class Expression:
             raise EvaluationError(_reason(error)) from None
         if isinstance(value, str | bytes) and len(value) > MOST_TEXT:
             raise EvaluationError("its value is longer than 64 KB")
+        if isinstance(value, list | dict):
+            try:
+                bounded(value, 1000)
+            except ValueError as error:
+                raise EvaluationError(str(error)) from None
         return value
 
     def holds(self, state: State) -> bool:
@@ -198,6 +211,8 @@ def _place(context: dict[str, Any], path: Path, value: Any) -> None:
         if not isinstance(inner, dict):
             inner = context[name] = {}
         context = inner
+    if path[-1] == _NOTHING:
+        return
     known = context.get(path[-1])
     if isinstance(known, dict) and isinstance(value, dict):
         context[path[-1]] = {**value, **known}
@@ -222,6 +237,9 @@ class _Reading:
         self._tokens = _tokens(source)
         self._locals = self._macros()
         self._edits: dict[int, tuple[int, str]] = {}  # by token: how many it replaces, and by what
+        self._before: dict[int, str] = {}
+        self._after: dict[int, str] = {}
+        self._literal_ins: set[int] = set()
         position = 0
         while position < len(self._tokens):
             position = self._read(position)
@@ -288,6 +306,8 @@ class _Reading:
         if token.kind == "string":
             self._lower_before_in(position)
             return position + 1
+        if token.kind == "name" and token.text == "in":
+            self._read_in(position)
         if token.kind != "name" or token.text in _WORDS:
             return position + 1
         if self._is(position - 1, "."):
@@ -401,6 +421,9 @@ class _Reading:
             is_literal = self._tokens[token].kind == "string"
             self._edits[token] = (1, json.dumps(name) if is_literal else name)
             return ends[-1] + 1
+        if variable.one is not None and not variable.is_open and self._is(ends[-1] + 1, "["):
+            # A name that is computed: in any case too.
+            self._lower(ends[-1] + 2, self._closing(ends[-1] + 1))
         if variable.is_open:
             self._check_open(variable_path, rest, first)
             if rest:
@@ -453,19 +476,50 @@ class _Reading:
             # The map is there, also when the request has no such header.
             self.looks = {path: _nothing, **self.looks}
 
+    def _lower(self, first: int, end: int) -> None:
+        """Have the value of some tokens, up to `end`, put in lower case."""
+        self._before[first] = f"{_LOWER}("
+        self._after[end - 1] = ")"
+        self.functions[_LOWER] = _lowered
+
+    def _headers_at(self, position: int) -> tuple[Path, Variable] | None:
+        """Return the map of headers whose name stands at a position, alone."""
+        path = (self._token(position).text, self._token(position + 2).text)
+        variable = self._scope.variables.get(path)
+        if not self._is(position + 1, ".") or variable is None or variable.one is None:
+            return None
+        if self._is(position + 3, ".") or self._is(position + 3, "["):
+            return None
+        return None if variable.is_open else (path, variable)
+
+    def _read_in(self, position: int) -> None:
+        """`name in req.headers`, where the name is computed: in any case too."""
+        if self._headers_at(position + 1) is None or position in self._literal_ins:
+            return
+        first, depth = position - 1, 0
+        while first >= 0:
+            token = self._tokens[first]
+            if token.kind == "sign":
+                depth += (token.text in _OPENING.values()) - (token.text in _OPENING)
+                if depth < 0 or (depth == 0 and token.text in _AROUND_IN):
+                    break
+            elif token.text == "in" and depth == 0:
+                break
+            first -= 1
+        self._lower(first + 1, position)
+
     def _lower_before_in(self, position: int) -> None:
         """`'Name' in req.headers`: in any case, and only that header is looked up."""
         if self._token(position + 1).text != "in":
             return
-        names = [self._token(position + 2 + 2 * step).text for step in range(2)]
-        path = tuple(names)
-        if not self._is(position + 3, ".") or path not in self._scope.variables:
+        before = self._token(position - 1)
+        if before.kind == "sign" and before.text not in (*_OPENING, *_AROUND_IN):
+            return  # a part of a name that is computed
+        found = self._headers_at(position + 2)
+        if found is None:
             return
-        if self._is(position + 5, ".") or self._is(position + 5, "["):
-            return
-        variable = self._scope.variables[path]
-        if variable.one is None:
-            return
+        path, variable = found
+        self._literal_ins.add(position + 1)
         self._check_phase(path, self._tokens[position])
         name = _literal(self._tokens[position]).lower()
         self._look_at_one(path, variable, name)
@@ -494,7 +548,9 @@ class _Reading:
         parts, position = [], 0
         while position < len(self._tokens):
             count, text = self._edits.get(position, (1, self._tokens[position].text))
+            parts.append(self._before.get(position, ""))
             parts.append(text)
+            parts += [self._after.get(position + step, "") for step in range(count)]
             position += count
         # Two words need a space between them, everything else may have one.
         return " ".join(parts)
@@ -514,13 +570,17 @@ def _nothing_there(state: State, name: str) -> Any:
     raise Absent
 
 
+def _lowered(name: object) -> object:
+    return name.lower() if isinstance(name, str) else name
+
+
 def _nothing(state: State) -> dict[str, Any]:
     return {}
 
 
 def _cached(path: Path, variable: Variable) -> Callable[[State], Any]:
     # Of a header a layer may meanwhile have taken the credential out.
-    if variable.is_open or variable.one is not None or path[0] == "time":
+    if variable.is_open or variable.one is not None or path[0] == "time" or "url" in path:
         return variable.look
 
     def look(state: State) -> Any:
@@ -551,25 +611,38 @@ def _tokens(source: str) -> list[_Token]:
 
 
 def _with_has(source: str) -> str:
-    """Return the source with `has(map['name'])`, which CEL has not, as `('name' in map)`."""
+    """Return the source without `has(map['name'])`, which CEL has not: `('name' in map)`."""
+    for _ in range(MOST_INDEXED):
+        changed = _with_one_has(source)
+        if changed is None:
+            return source
+        source = changed
+    raise ExpressionError(f"has(map[name]) stands in an expression at most {MOST_INDEXED} times")
+
+
+def _with_one_has(source: str) -> str | None:
+    """Return the source with the first of them written otherwise; None where there is none."""
     tokens = _tokens(source)
     for position, token in enumerate(tokens):
         if token.kind != "name" or token.text != "has":
             continue
-        texts = [one.text for one in tokens]
-        if texts[position + 1 : position + 2] != ["("]:
+        if [one.text for one in tokens[position + 1 : position + 2]] != ["("]:
             continue
         closing = _match(tokens, position + 1, 1)
-        if closing is None or texts[closing - 1] != "]":
+        if closing is None or tokens[closing - 1].text != "]":
             continue
         opening = _match(tokens, closing - 1, -1)
-        if opening is None:
+        if opening is None or opening <= position + 2:
             continue
-        base = source[tokens[position + 2].start : tokens[opening].start]
-        index = source[tokens[opening + 1].start : tokens[closing - 1].start]
-        end = tokens[closing].start + 1
-        return _with_has(f"{source[: token.start]}({index} in {base}){source[end:]}")
-    return source
+        base = source[tokens[position + 2].start : tokens[opening].start].strip()
+        index = source[tokens[opening + 1].start : tokens[closing - 1].start].strip()
+        if tokens[opening + 1].kind == "number" and opening + 2 == closing - 1:
+            there = f"has({base}) && " if base.endswith("]") or "." in base else ""
+            written = f"({there}size({base}) > {index})"
+        else:
+            written = f"({index} in {base})"
+        return source[: token.start] + written + source[tokens[closing].start + 1 :]
+    return None
 
 
 def _match(tokens: list[_Token], position: int, step: int) -> int | None:

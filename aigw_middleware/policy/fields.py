@@ -148,6 +148,10 @@ class Text(Kind):
             value = _completed(node, value, reading)
             if value is BAD or reading.checking:
                 return value
+            if self._form is not None and self._form(value):
+                # What is wrong with it would repeat what may be a secret.
+                return reading.wrong(node, "what it stands for cannot stand here")
+            return value
         problem = self._form(value) if self._form is not None else None
         return reading.wrong(node, problem) if problem else value
 

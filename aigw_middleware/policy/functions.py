@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 MOST_TEXT = 64 * 1024
-MOST_ITEMS = 1000
+MOST_ITEMS = 128
 
 Function = Callable[..., Any]
 
@@ -103,9 +103,28 @@ def _is_url(text: str) -> bool:
 
 def _decode_json(text: str) -> Any:
     try:
-        return json.loads(_short(_text(text)))
+        found = json.loads(_short(_text(text)))
     except (ValueError, RecursionError):
         raise ValueError("the text is no JSON") from None
+    bounded(found)
+    return found
+
+
+def bounded(value: Any, most: int = MOST_ITEMS) -> None:
+    """Check that no list or map in a value is long: loops go over them.
+
+    Raises:
+        ValueError: one is.
+    """
+    left, count = [value], 0
+    while left:
+        one = left.pop()
+        if not isinstance(one, list | dict):
+            continue
+        count += len(one)
+        if len(one) > most or count > 10 * most:
+            raise ValueError(f"a list or map has more than {most} entries")
+        left += one.values() if isinstance(one, dict) else one
 
 
 def _encode_json(value: Any) -> str:
@@ -286,6 +305,12 @@ def _int(value: Any) -> int:
     raise ValueError("this is no number")
 
 
+def _string(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    raise ValueError("this has no text")
+
+
 def _bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -303,6 +328,7 @@ def _random_int(low: int, high: int) -> int:
 FUNCTIONS: dict[str, Function] = {
     "bool": _bool,
     "int": _int,
+    "string": _string,
     "inCidrRange": _in_cidr,
     "inCidrRanges": _in_cidrs,
     "lists.range": _range,

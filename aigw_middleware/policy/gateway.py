@@ -6,15 +6,26 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from .._headers import is_value
+from .._headers import HOP_BY_HOP, is_token, is_value
+from .._iterables import Begun
+from .._paths import is_canonical
 from .._responding import with_headers
 from ..denial import Denial, refuse
 from ..dialects import PLAIN, spoken
-from ..environ import CHOOSER, KEY
-from ..header_rewriter import HeaderRewriter
+from ..environ import (
+    CHOOSER,
+    DECISIONS,
+    KEY,
+    REDACTED,
+    TRIED,
+    UPSTREAM_HEADERS,
+    UPSTREAM_QUERY,
+    full_path,
+)
+from ..forwarding.request_headers import CREDENTIALS
 from ..key_auth import KeyAuth
 from ..keys import StaticKeys
 from ..model_access import ModelAccess
@@ -43,7 +54,7 @@ from .fields import (
     _wrong_expression,
 )
 from .state import State, state_of
-from .steps import Place, Step, failed, refused
+from .steps import failed, refused
 from .templates import Template
 from .variables import VARIABLES, Variable
 
@@ -58,7 +69,15 @@ logger = logging.getLogger("aigw_middleware.policy")
 _PER_REQUEST = 30.0
 _TOTAL = 300.0
 _STREAM = 900.0
-_NO_MODEL = Denial("model_not_allowed", "No model is left that may be asked.", param="model")
+NO_MODEL = Denial("model_not_allowed", "No model is left that may be asked.", param="model")
+_NO_NAME = Denial("model_not_allowed", "This path names no model and is not served.")
+_NOT_SERVED = Denial("model_not_allowed", "This model is not served here.", param="model")
+_ODD_PATH = Denial("not_found", "A path that could be read as another one is not served.")
+_OF_PROVIDERS = (None, "upstream_unreachable", "upstream_timeout", "upstream_auth_failed")
+"""The codes of answers by which all providers have failed; None is a provider's own answer."""
+_LONG = 6
+"""Shorter secrets are not looked for in answers: they could stand anywhere."""
+_NOWHERE = "http://127.0.0.1:9"
 _DISABLED = Denial("model_not_allowed", "This provider is not served here.", param="model")
 
 
@@ -130,6 +149,15 @@ class _Strategy(Kind):
 
 
 # --- what may stand in it
+
+
+def _upstream_header(name: str) -> str | None:
+    folded = name.lower()
+    if folded in CREDENTIALS:
+        return f'"{name}" carries a provider\'s key; name that in api_keys'
+    if not is_token(name) or folded in HOP_BY_HOP or folded in ("host", "content-length"):
+        return f'"{name}" cannot be set'
+    return None
 
 
 def _base_url(text: str) -> str | None:
@@ -206,7 +234,9 @@ FIELDS = Fields(
         ),
         "max_input_tokens": Field(_TOKENS, doc="estimated; 413 above"),
         "max_output_tokens": Field(_TOKENS),
-        "headers": Field(MapOf(Completed(), 0, 50), doc="added to the provider's request"),
+        "headers": Field(
+            MapOf(Completed(), 0, 50, name=_upstream_header), doc="of the provider's request"
+        ),
         "query_params": Field(MapOf(Completed(), 0, 50), doc="added to the provider's query"),
         "on_error": Field(Text("halt", "continue"), doc="halt"),
         "per_request_timeout": Field(Duration(0.001, 3600), doc="30s, to the first byte"),
@@ -224,7 +254,7 @@ def _check(config: Config, node: Node, reading: Reading) -> None:
     seen: dict[str, str] = {}
     for number, entry in enumerate(config.get("providers", ())):
         where = providers.value[number] if providers and isinstance(providers.value, list) else node
-        name = NAMES.get(entry["id"].lower(), entry["id"])
+        name = _known(entry)
         if name not in CATALOGUE and "base_url" not in entry:
             reading.wrong(where, f'"{entry["id"]}" is not in the catalogue; it needs "base_url"')
         if name in seen:
@@ -243,15 +273,13 @@ def _check(config: Config, node: Node, reading: Reading) -> None:
 
 
 def _gateway(config: Config, building: Building) -> Layer:
-    place = building.place
-    entries = [entry for entry in config.get("providers", ()) if not entry.get("disabled")]
-    disabled = {entry["id"].lower() for entry in config.get("providers", ())} - {
-        entry["id"].lower() for entry in entries
-    }
+    entries: list[Config] = config.get("providers", [])
     providers = _providers(config, entries, building)
     per_request = config.get("per_request_timeout", _PER_REQUEST)
     total = config.get("total_timeout", _TOTAL)
-    models = _models(config, entries)
+    bounds = {
+        name: config[name] for name in ("max_input_tokens", "max_output_tokens") if name in config
+    }
 
     def layer(app: WSGIApplication) -> WSGIApplication:
         inner: WSGIApplication = UpstreamForwarder(
@@ -263,28 +291,19 @@ def _gateway(config: Config, building: Building) -> Layer:
             total_timeout=total,
             stream_timeout=config.get("total_timeout", _STREAM),
         )
-        inner = _with_additions(inner, config, building)
-        if models:
-            inner = ModelAccess(inner, **models)
-        inner = _Gateway(
-            inner,
-            app,
-            strategies=config.get("model_selection", {}).get("strategy", ()),
-            catalogue=_described(entries),
-            disabled=frozenset(disabled),
-            continues=config.get("on_error") == "continue",
-            place=place,
-        )
+        if bounds:
+            inner = ModelAccess(inner, **bounds)
+        inner = Gateway(inner, app, config, _served(config, entries), building)
         if config.get("authentication") == "none":
             return inner
-        return _Keyed(inner, building)
+        return Keyed(inner, building)
 
     return layer
 
 
 def _providers(config: Config, entries: Sequence[Config], building: Building) -> list[Provider]:
-    listed = [_provider(entry) for entry in entries]
-    names = {NAMES.get(e["id"].lower(), e["id"]) for e in config.get("providers", ())}
+    listed = [_provider(entry) for entry in entries if not entry.get("disabled")]
+    names = {_known(entry) for entry in entries}
     others: list[Provider] = []
     if not config.get("only_allow_configured_providers"):
         others = [p for p in configured_providers(os.environ) if p.name not in names]
@@ -296,7 +315,20 @@ def _providers(config: Config, entries: Sequence[Config], building: Building) ->
     ]
     if not found and not building.checking:
         raise ValueError("providers: no provider has a key")
-    return found or [Provider("openai", api_keys=["unknown"])]
+    # A disabled one is known by its name, so that this is not taken for a part of a model's.
+    off = [_disabled(entry) for entry in entries if entry.get("disabled")]
+    return (found or [Provider("openai", api_keys=["unknown"])]) + off
+
+
+def _disabled(entry: Config) -> Provider:
+    return Provider(
+        entry["id"],
+        base_url=_NOWHERE,
+        api_keys=["disabled"],
+        models=[],
+        others=True,
+        aliases=entry.get("id_aliases", ()),
+    )
 
 
 def _provider(entry: Config) -> Provider:
@@ -316,31 +348,62 @@ def _provider(entry: Config) -> Provider:
 
 
 def _aliases(entries: Iterable[Config]) -> dict[str, str]:
+    # Of a disabled model too: its other names are not to lead elsewhere.
     return {
         alias: f"{entry['id']}/{model['id']}"
         for entry in entries
         for model in entry.get("models", ())
-        if not model.get("disabled")
         for alias in model.get("id_aliases", ())
     }
 
 
-def _models(config: Config, entries: Sequence[Config]) -> dict[str, Any]:
-    """Return the options of the `ModelAccess` that stands in front; empty for none."""
-    options: dict[str, Any] = {
-        name: config[name] for name in ("max_input_tokens", "max_output_tokens") if name in config
-    }
+class _Served(NamedTuple):
+    """Which models of which providers are served.
+
+    Attributes:
+        allowed: `(provider, model)` in lower case; None for all.
+        denied: those that are disabled.
+        off: the providers that are disabled.
+    """
+
+    allowed: frozenset[tuple[str, str]] | None
+    denied: frozenset[tuple[str, str]]
+    off: frozenset[str]
+
+    def __bool__(self) -> bool:
+        return self.allowed is not None or bool(self.denied) or bool(self.off)
+
+    def judge(self, provider: str | None, model: str | None) -> Denial | None:
+        """Return the refusal for a model of a provider; a rule for the forwarder."""
+        name = (provider or "").lower()
+        if name in self.off:
+            return _DISABLED
+        if model is None:
+            return _NO_NAME if self.allowed is not None or self.denied else None
+        pair = (name, model.lower())
+        if pair in self.denied or (self.allowed is not None and pair not in self.allowed):
+            return _NOT_SERVED
+        return None
+
+
+def _served(config: Config, entries: Sequence[Config]) -> _Served:
     named = [
-        (f"{NAMES.get(entry['id'].lower(), entry['id'])}/{model['id']}", model.get("disabled"))
+        ((_known(entry).lower(), model["id"].lower()), bool(model.get("disabled")))
         for entry in entries
         for model in entry.get("models", ())
+        if not entry.get("disabled")
     ]
-    if config.get("only_allow_configured_models"):
-        options["allow"] = [name for name, is_disabled in named if not is_disabled]
-    elif any(is_disabled for _, is_disabled in named):
-        options["deny"] = [name for name, is_disabled in named if is_disabled]
-        options["paths"] = ["/*"]  # what names no model is not what is denied
-    return options
+    enabled = frozenset(name for name, is_disabled in named if not is_disabled)
+    return _Served(
+        enabled if config.get("only_allow_configured_models") else None,
+        frozenset(name for name, is_disabled in named if is_disabled),
+        frozenset(_known(entry).lower() for entry in entries if entry.get("disabled")),
+    )
+
+
+def _known(entry: Config) -> str:
+    """Return a provider's name: that of the catalogue where it is one."""
+    return str(NAMES.get(entry["id"].lower(), entry["id"]))
 
 
 _TOLD = (
@@ -352,20 +415,21 @@ _TOLD = (
 def _described(entries: Iterable[Config]) -> dict[tuple[str, str], dict[str, Any]]:
     """Return what a document says of its models, by provider and model."""
     return {
-        (str(NAMES.get(entry["id"].lower(), entry["id"])), model["id"].lower()): {
-            name: model[name] for name in _TOLD if name in model
-        }
+        (_known(entry), model["id"].lower()): {name: model[name] for name in _TOLD if name in model}
         for entry in entries
         for model in entry.get("models", ())
     }
 
 
-class _Keyed:
-    """Asks for a gateway key, unless one was asked for and shown before.
+class Keyed:
+    """Asks for a gateway key, unless one was asked for and found good before.
 
     Args:
         app: what is behind it.
         building: where keys are.
+
+    Attributes:
+        asking: the layer that asks, around `app`.
     """
 
     authenticates = True
@@ -373,100 +437,124 @@ class _Keyed:
     def __init__(self, app: WSGIApplication, building: Building) -> None:
         self.app = app
         keys = StaticKeys({}) if building.keys is None else building.keys
-        self._asking = KeyAuth(app, keys, counters=building.counters)
+        self.asking = KeyAuth(app, keys, counters=building.counters)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        app = self.app if KEY in environ else self._asking
-        return app(environ, start_response)
+        return self.next(environ)(environ, start_response)
+
+    def next(self, environ: WSGIEnvironment) -> WSGIApplication:
+        """Return who is next: whoever asks for a key, or what is behind that."""
+        found = KEY in environ and any(
+            decision.gate == "KeyAuth" and decision.allowed
+            for decision in environ.get(DECISIONS, ())
+        )
+        return self.app if found else self.asking
 
 
-class _Gateway:
+class Gateway:
     """Chooses models by the document's strategies, and goes on where all have failed.
 
     Args:
         app: what forwards.
         beyond: what comes after the action.
-        strategies: the first that yields models wins; none leaves them to the client.
-        catalogue: what the document says of its models.
-        disabled: providers that are not served.
-        continues: whether `beyond` answers where no provider could.
-        place: the rule.
+        config: the action's configuration.
+        served: which models are served.
+        building: what it is built with.
     """
 
     def __init__(
         self,
         app: WSGIApplication,
         beyond: WSGIApplication,
-        *,
-        strategies: Sequence[Expression],
-        catalogue: Mapping[tuple[str, str], Mapping[str, Any]],
-        disabled: frozenset[str],
-        continues: bool,
-        place: Place,
+        config: Config,
+        served: _Served,
+        building: Building,
     ) -> None:
         self.app = app
-        self._beyond = beyond
-        self._strategies = tuple(strategies)
-        self._catalogue = catalogue
-        self._disabled = disabled
-        self._continues = continues
-        self._place = place
+        self.beyond = beyond
+        self.place = building.place
+        self._served = served
+        self._strategies: Sequence[Expression] = config.get("model_selection", {}).get(
+            "strategy", ()
+        )
+        self._catalogue = _described(config.get("providers", ()))
+        self._continues = config.get("on_error") == "continue"
+        self._headers: dict[str, str | Template] = config.get("headers", {})
+        self._parameters: dict[str, str | Template] = config.get("query_params", {})
+        self._secrets = building.secrets
         self._prices = Prices()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if spoken(environ)[0] is PLAIN:
-            return self.app(environ, start_response)
-        state = state_of(environ, self._place.owner)
-        choice = _Choice(self, state)
-        environ[CHOOSER] = choice
-        if self._disabled:
-            environ.setdefault(MODEL_RULES, []).append(self._refuse_disabled)
-        noting = with_headers(start_response, lambda s, headers: _note(state, s, headers))
+            return self.beyond(environ, start_response)
+        state = state_of(environ, self.place.owner)
+        if not is_canonical(full_path(environ)):
+            # Rules by the path have seen it in another spelling than would be asked for.
+            return refuse(environ, start_response, _ODD_PATH)
         if not self._continues:
-            return self._answer(environ, noting, choice)
-        return self._or_beyond(environ, start_response, choice, state)
+            noting = with_headers(start_response, lambda s, headers: _note(state, s, headers))
+            return self._answer(environ, noting, state)
+        return self._or_beyond(environ, start_response, state)
+
+    def prepare(self, environ: WSGIEnvironment, state: State) -> None:
+        """Leave what the forwarder within needs to know.
+
+        Raises:
+            EvaluationError: the value of a header or parameter fails.
+        """
+        environ[CHOOSER] = _Choice(self, state)
+        if self._served:
+            environ.setdefault(MODEL_RULES, []).append(self._served.judge)
+        if self._headers:
+            headers = [(name, _text(value, state)) for name, value in self._headers.items()]
+            if not all(is_value(text) for _, text in headers):
+                raise EvaluationError("a value is none that a header can hold")
+            environ[UPSTREAM_HEADERS] = headers
+        if self._parameters:
+            pairs = [(name, _text(value, state)) for name, value in self._parameters.items()]
+            environ[UPSTREAM_QUERY] = urlencode(pairs)
+        environ[REDACTED] = tuple(secret for secret in self._secrets if len(secret) >= _LONG)
 
     def _answer(
-        self, environ: WSGIEnvironment, start_response: StartResponse, choice: _Choice
+        self, environ: WSGIEnvironment, start_response: StartResponse, state: State
     ) -> Iterable[bytes]:
         try:
+            self.prepare(environ, state)
             return self.app(environ, start_response)
         except EvaluationError as error:
-            failed(environ, self._place, error)
-            return refused(environ, start_response, self._place)
-        except _NoModel:
-            return refuse(environ, start_response, _NO_MODEL)
+            failed(environ, self.place, error)
+            return refused(environ, start_response, self.place)
+        except NoModel:
+            return refuse(environ, start_response, NO_MODEL)
 
     def _or_beyond(
-        self,
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
-        choice: _Choice,
-        state: State,
+        self, environ: WSGIEnvironment, start_response: StartResponse, state: State
     ) -> Iterable[bytes]:
-        """Answer, or have what comes after the action answer where this has failed."""
+        """Answer, or have what comes after the action answer where every provider has failed."""
         head: list[Any] = []
 
         def keep(*args: Any) -> Callable[[bytes], object]:
             head[:] = args
             return lambda data: None
 
-        iterable = self._answer(environ, keep, choice)
-        _note(state, head[0], head[1])
-        if int(head[0][:3]) < 400:
+        iterable = self._answer(environ, keep, state)
+        if not head:  # an application's own, which begins with its first bytes
+            iterable = Begun(iterable)
+        status, headers = head[0], head[1]
+        _note(state, status, headers)
+        code = next((value for name, value in headers if name.lower() == "x-aigw-code"), None)
+        if int(status[:3]) < 400 or not environ.get(TRIED) or code not in _OF_PROVIDERS:
             start_response(*head)
             return iterable
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
+        close_all(iterable)
         environ.pop(CHOOSER, None)
-        return self._beyond(environ, start_response)
+        return self.beyond(environ, start_response)
 
     def choose(self, state: State, offers: list[Offer], is_open: bool) -> list[Offer]:
         """Return the offers that the first strategy leaves that leaves any."""
         if not self._strategies:
             return offers
-        state.values[_MODELS] = [self._described(offer) for offer in offers]
+        state.values[_MODELS] = [self._told(offer) for offer in offers]
         for strategy in self._strategies:
             found = strategy.evaluate(state)
             if isinstance(found, dict):
@@ -477,9 +565,9 @@ class _Gateway:
             chosen = [offer for offer in chosen if offer in offers]
             if chosen:
                 return chosen
-        raise _NoModel
+        raise NoModel
 
-    def _described(self, offer: Offer) -> dict[str, Any]:
+    def _told(self, offer: Offer) -> dict[str, Any]:
         """Return a model as strategies see it."""
         provider, model = offer[0] or "", offer[1] or ""
         return {
@@ -493,17 +581,18 @@ class _Gateway:
             **self._catalogue.get((provider, model.lower()), {}),
         }
 
-    def _refuse_disabled(self, provider: str | None, model: str | None) -> Denial | None:
-        """Refuse a model whose name begins with a provider that is not served."""
-        name = (model or "").replace(":", "/").partition("/")[0].lower()
-        known = NAMES.get(name, name)
-        return _DISABLED if name and (name in self._disabled or known in self._disabled) else None
+
+def close_all(iterable: Iterable[bytes]) -> None:
+    """Close an iterable that nobody will go on with."""
+    close = getattr(iterable, "close", None)
+    if close is not None:
+        close()
 
 
 class _Choice:
     """The chooser of one request."""
 
-    def __init__(self, gateway: _Gateway, state: State) -> None:
+    def __init__(self, gateway: Gateway, state: State) -> None:
         self._gateway = gateway
         self._state = state
 
@@ -511,7 +600,7 @@ class _Choice:
         return self._gateway.choose(self._state, offers, is_open)
 
 
-class _NoModel(Exception):
+class NoModel(Exception):
     """No strategy leaves a model."""
 
 
@@ -529,29 +618,6 @@ def _note(state: State, status: str, headers: list[tuple[str, str]]) -> list[tup
         else {"status": "error", "error": {"code": code or str(number), "message": status[4:]}}
     )
     return headers
-
-
-def _with_additions(app: WSGIApplication, config: Config, building: Building) -> WSGIApplication:
-    """Add the headers and query parameters that the provider gets."""
-    headers: dict[str, str | Template] = config.get("headers", {})
-    parameters: dict[str, str | Template] = config.get("query_params", {})
-    if not headers and not parameters:
-        return app
-    key, owner = ("gateway", building.number), building.place.owner
-
-    def run(state: State) -> None:
-        state.values[key] = {name: _text(value, state) for name, value in headers.items()}
-        if any(not is_value(text) for text in state.values[key].values()):
-            raise EvaluationError("a value is none that a header can hold")
-        added = urlencode([(name, _text(value, state)) for name, value in parameters.items()])
-        query = state.environ.get("QUERY_STRING", "")
-        state.environ["QUERY_STRING"] = "&".join(filter(None, (query, added)))
-
-    def value_of(name: str) -> Callable[[WSGIEnvironment], str | None]:
-        return lambda environ: state_of(environ, owner).values.get(key, {}).get(name)
-
-    changes = {"set": {name: value_of(name) for name in headers}}
-    return Step(HeaderRewriter(app, request=changes), run, building.place)
 
 
 def _text(value: str | Template, state: State) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from ..providers.catalogue import CATALOGUE, NAMES
 from .document import Node, read
-from .mistakes import PolicyError
+from .mistakes import Mistake, PolicyError
 from .policy import ALL_ACTIONS, REQUEST, RESPONSE, unwrapped
 
 Json = dict[str, Any]
@@ -185,12 +185,14 @@ def from_ngrok(text: str | bytes, name: str) -> Moved:
     """
     node = unwrapped(read(text, name), name)
     if not isinstance(node.value, dict):
-        raise PolicyError(name, [])
+        raise PolicyError(name, [Mistake("a document is a mapping of phases")])
     moved = Moved()
     for phase, rules in node.value.items():
         if phase not in (REQUEST, RESPONSE):
             moved.left.append(f"{phase}: this phase is not supported")
-        elif isinstance(rules.value, list):
+        elif not isinstance(rules.value, list):
+            moved.left.append(f"{phase}: is no list of rules")
+        else:
             moved.document[phase] = _carried(phase, rules.value, moved)
     _guard(moved)
     return moved
@@ -206,10 +208,12 @@ def _carried(phase: str, rules: list[Node], moved: Moved) -> list[Any]:
         elif "actions" not in rule:
             if _is_known(rule, where, moved):
                 found.append(_with_fields(rule, where, moved))
+        elif not isinstance(rule["actions"], list):
+            moved.left.append(f"{where}: its actions are no list")
         else:
             actions = [
                 _with_fields(action, where, moved)
-                for action in rule["actions"] or ()
+                for action in rule["actions"]
                 if _is_known(action, where, moved)
             ]
             if actions:
@@ -219,7 +223,7 @@ def _carried(phase: str, rules: list[Node], moved: Moved) -> list[Any]:
 
 def _is_known(action: object, where: str, moved: Moved) -> bool:
     kind = action.get("type") if isinstance(action, dict) else None
-    if kind in ALL_ACTIONS:
+    if isinstance(kind, str) and kind in ALL_ACTIONS:
         return True
     moved.left.append(f"{where}: the action {kind!r} is not supported")
     return False
@@ -237,24 +241,38 @@ def _with_fields(action: Json, where: str, moved: Moved) -> Json:
     return {**action, "config": {name: v for name, v in config.items() if name in known}}
 
 
-_GUARDS = frozenset({"custom-response", "deny", "jwt-validation", "basic-auth"})
+def _guards(rule: Json) -> bool:
+    """Whether a rule asks every client for a credential: what looks like it, and nothing else."""
+    expressions = rule.get("expressions") or []
+    for action in rule.get("actions", [rule]):
+        if action.get("type") in ("jwt-validation", "basic-auth") and not expressions:
+            return (action.get("config") or {}).get("enforce") is not False
+        if action.get("type") in ("custom-response", "deny") and len(expressions) == 1:
+            text = str(expressions[0]).lower()
+            return "authorization" in text or "x-api-key" in text
+    return False
 
 
 def _guard(moved: Moved) -> None:
     """Say who may use the gateway of a document: whoever its own rules let through, or keys."""
-    rules = moved.document.get(REQUEST, [])
     guarded = False
-    for rule in rules:
+    for rule in moved.document.get(REQUEST, []):
+        guarded = guarded or _guards(rule)
         for action in rule.get("actions", [rule]):
-            if action.get("type") in _GUARDS:
-                guarded = True
             if action.get("type") != "ai-gateway":
                 continue
-            if guarded:
-                action["config"] = {**(action.get("config") or {}), "authentication": "none"}
+            config = action.get("config")
+            if guarded and not moved.left and (config is None or isinstance(config, Mapping)):
+                action["config"] = {**(config or {}), "authentication": "none"}
                 moved.left.append(
-                    "ai-gateway: the rules before it guard it, so authentication: none was added; "
-                    "take it out to ask for gateway keys as well"
+                    "ai-gateway: the rules before it ask for a credential, so authentication: none "
+                    "was added; take it out to ask for gateway keys as well"
+                )
+            elif guarded:
+                moved.left.append(
+                    "ai-gateway: clients need a gateway key (aigw keys create). The rules before "
+                    "it seem to ask for a credential too, but parts were left out: add "
+                    "authentication: none where what is left guards it"
                 )
             else:
                 moved.left.append(

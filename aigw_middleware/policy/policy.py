@@ -7,11 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+from .._iterables import WHOLE, Begun, Wrapped
 from ..counters import open_counters, resolve_counters
 from ..denial import status_line
 from ..environ import enter
-from .actions import ACTIONS, UNSUPPORTED, Action, Building, Config, OnAnswer, nobody, option_of
+from .actions import (
+    ACTIONS,
+    UNSUPPORTED,
+    Action,
+    Building,
+    Config,
+    OnAnswer,
+    denied,
+    nobody,
+    option_of,
+)
 from .answers import Own
 from .document import Node, read
 from .expressions import EvaluationError, Expression
@@ -20,7 +32,7 @@ from .gateway import GATEWAY
 from .mistakes import Mistake, PolicyError, nearest
 from .secrets import Vaults
 from .state import Answer, State, state_of
-from .steps import Place, Rule, failed, holds
+from .steps import FAILED, Place, Rule, failed, holds
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -34,13 +46,17 @@ if TYPE_CHECKING:
 ALL_ACTIONS = {**ACTIONS, "ai-gateway": GATEWAY}
 REQUEST, RESPONSE = "on_http_request", "on_http_response"
 PHASES = (REQUEST, RESPONSE)
+_JUDGES = frozenset({"restrict-models", "api-key-auth", "ai-gateway"})
+"""Actions whose rules go by the path: what is rewritten behind them would be judged by none."""
 _OTHER_PHASES = {
     "on_tcp_connect": "put its rules in on_http_request",
     "on_event_stream_message": "events pass as they come",
 }
 _RULE_FIELDS = ("name", "expressions", "actions")
 _ACTION_FIELDS = ("type", "config")
-MOST_RULES = 200
+MOST_RULES = 100
+MOST_ACTIONS = 100
+"""Actions of all rules of a phase; each is a layer or two, and Python's stack has an end."""
 
 
 class CompiledAction(NamedTuple):
@@ -114,6 +130,9 @@ class TrafficPolicy:
         self._keys: Keys | None = store.keys if keys is None and store is not None else keys
         self._counters = counters
         self._numbers = count(1)
+        self.labels: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+        """The rule and the action of each layer that was built, for who explains them."""
+        self._secrets = vaults.known
         reading = Reading(vaults.secret, checking=checking)
         self._rules = self._read(node, reading)
         if not reading.mistakes:
@@ -190,8 +209,18 @@ class TrafficPolicy:
     def __call__(self, app: WSGIApplication) -> WSGIApplication:
         """Put the document's rules around an application."""
         for rule in reversed(self._rules[REQUEST]):
-            app = _around(rule, app)
-        return _Entry(app, self)
+            app = self._around(rule, app)
+        return Entry(app, self)
+
+    def _around(self, rule: CompiledRule, app: WSGIApplication) -> WSGIApplication:
+        within = app
+        label = rule.place.label.removeprefix(f"{REQUEST} ")
+        for action in reversed(rule.actions):
+            within = action.action.layer(action.config, action.building)(within)
+            self.labels[within] = f"{label}: {action.type}"
+        if not rule.expressions:
+            return within
+        return Rule(within, app, rule.expressions, rule.place)
 
     @property
     def rules(self) -> dict[str, list[CompiledRule]]:
@@ -212,6 +241,11 @@ class TrafficPolicy:
                         return own
             except EvaluationError as error:
                 failed(state.environ, rule.place, error)
+                if rule.place.guards:
+                    own = denied(state.environ, FAILED)
+                    answer.status = own.status
+                    answer.headers[:] = own.complete(state.environ)
+                    return own
         return None
 
     @property
@@ -270,6 +304,8 @@ class TrafficPolicy:
                 if not rule.expressions and rule.actions and rule.actions[-1].action.ends:
                     ended = ended or reading.rule
         reading.rule = ""
+        if sum(len(rule.actions) for rule in found) > MOST_ACTIONS:
+            reading.wrong(node, f"the rules of a phase have at most {MOST_ACTIONS} actions")
         return found
 
     def _read_rule(self, phase: str, node: Node, reading: Reading) -> CompiledRule | None:
@@ -350,10 +386,8 @@ class TrafficPolicy:
         if phase == RESPONSE and action.on_answer is None:
             reading.wrong(kind, f'"{kind.value}" is for {REQUEST} only')
             return None
-        if kind.value == "ai-gateway":
-            if "ai-gateway" in reading.actions:
-                reading.wrong(kind, 'a document has one "ai-gateway" at most')
-            reading.actions.add("ai-gateway")
+        if kind.value == "ai-gateway" and "ai-gateway" in reading.actions:
+            reading.wrong(kind, 'a document has one "ai-gateway" at most')
         config_node = node.value.get("config") or Node({}, node.line, node.column)
         config = action.fields.read(config_node, reading)
         if config is BAD:
@@ -363,6 +397,12 @@ class TrafficPolicy:
             action.check(config, config_node, reading)
             if len(reading.mistakes) > before:
                 return None
+        if kind.value == "rate-limit" and not self._is_new(config["name"], config_node, reading):
+            return None
+        if kind.value == "url-rewrite" and reading.actions & _JUDGES:
+            first = ", ".join(sorted(reading.actions & _JUDGES))
+            reading.wrong(kind, f"stands behind {first}, which judges another URL; put it before")
+        reading.actions.add(kind.value)
         building = Building(
             Place(self, reading.rule, False),
             self._store,
@@ -370,8 +410,20 @@ class TrafficPolicy:
             self._counters,
             reading.checking,
             next(self._numbers),
+            self._secrets,
         )
         return CompiledAction(kind.value, action, config, config_node, building)
+
+    @staticmethod
+    def _is_new(name: str, node: Node, reading: Reading) -> bool:
+        """Whether no other limit of the document has the name: they would count together."""
+        if f"rate-limit {name}" in reading.actions:
+            reading.wrong(
+                node, "another rate-limit has this name; they would count together", "name"
+            )
+            return False
+        reading.actions.add(f"rate-limit {name}")
+        return True
 
     @staticmethod
     def _wrong_type(kind: Node, name: str, reading: Reading) -> None:
@@ -403,16 +455,7 @@ def _ready(action: CompiledAction) -> OnAnswer:
     return action.action.on_answer(action.config, action.building)
 
 
-def _around(rule: CompiledRule, app: WSGIApplication) -> WSGIApplication:
-    within = app
-    for action in reversed(rule.actions):
-        within = action.action.layer(action.config, action.building)(within)
-    if not rule.expressions:
-        return within
-    return Rule(within, app, rule.expressions, rule.place)
-
-
-class _Entry:
+class Entry:
     """What a request meets first of a document.
 
     Args:
@@ -422,11 +465,11 @@ class _Entry:
 
     def __init__(self, app: WSGIApplication, policy: TrafficPolicy) -> None:
         self.app = app
-        self._policy = policy
+        self.policy = policy
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         enter(environ)
-        policy = self._policy
+        policy = self.policy
         state = state_of(environ, policy)
         if not policy.looks_at_answers:
             return self.app(environ, start_response)
@@ -447,12 +490,14 @@ class _Entry:
         self, environ: WSGIEnvironment, start_response: StartResponse, state: State
     ) -> Iterable[bytes]:
         """Answer with the application's answer, or with the one that a rule puts in its place."""
-        held = _Held(self._policy, state, start_response)
+        held = _Held(self.policy, state, start_response)
         iterable = self.app(environ, held)
         if not held.started:
-            iterable = _begun(iterable)  # a generator begins its answer with its first bytes
+            iterable = Begun(iterable)  # a generator begins its answer with its first bytes
         if held.replaced is None:
-            return iterable
+            return (
+                iterable if isinstance(iterable, WHOLE) else _MaybeReplaced(iterable, held, environ)
+            )
         close = getattr(iterable, "close", None)
         if close is not None:
             close()
@@ -486,31 +531,23 @@ class _Held:
         return [own.body]
 
 
-class _begun:  # noqa: N801  (an iterable, used like a function)
-    """An application's iterable whose first bytes were asked for."""
+class _MaybeReplaced(Wrapped):
+    """An application's iterable, until a late `start_response` of it has another one sent."""
 
-    def __init__(self, iterable: Iterable[bytes]) -> None:
-        self._iterable = iterable
-        self._iterator = iter(iterable)
-        self._first: list[bytes] = []
-        try:
-            self._first.append(next(self._iterator))
-        except StopIteration:
-            self._first = []
-        except BaseException:
-            self.close()
-            raise
-
-    def __iter__(self) -> _begun:
-        return self
+    def __init__(self, iterable: Iterable[bytes], held: _Held, environ: WSGIEnvironment) -> None:
+        self._held = held
+        self._environ = environ
+        self._ended = False
+        super().__init__(iterable)
 
     def __next__(self) -> bytes:
-        return self._first.pop() if self._first else next(self._iterator)
-
-    def close(self) -> None:
-        close = getattr(self._iterable, "close", None)
-        if close is not None:
-            close()
+        if self._ended:
+            raise StopIteration
+        data = self._next()
+        if self._held.replaced is None:
+            return data
+        self._ended = True
+        return b"".join(self._held.body(self._environ))
 
 
 def unwrapped(node: Node, name: str) -> Node:
@@ -532,7 +569,9 @@ def unwrapped(node: Node, name: str) -> Node:
     if not isinstance(inner.value, str):
         return inner
     try:
-        return read(inner.value, name)
+        found = read(inner.value, name)
+        found.moved(inner.line)
+        return found
     except PolicyError as error:
         moved = [Mistake(m.message, m.line + inner.line, m.column, m.rule) for m in error.mistakes]
         raise PolicyError(name, moved) from None

@@ -15,6 +15,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from .._saying import OnceAMinute
+from ..errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -42,6 +45,7 @@ class Reloading:
         self._seen = self._times_asked()
         self._application = build()
         self._pid = 0
+        self._said = OnceAMinute(logger)
         self._lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -79,12 +83,16 @@ class Reloading:
         sign, asked = _sign_of(self._path), self._times_asked()
         if (sign == self._sign and asked == self._seen) or sign is None:
             return False
-        self._sign, self._seen = sign, asked
         try:
             self._application = self._build()
         except ValueError as error:
+            self._sign, self._seen = sign, asked
             logger.error("the policy that was in force stays: %s", error)
             return False
+        except StoreUnavailable as error:  # which passes: the next look tries again
+            self._said.error("the policy that was in force stays for now: %s", error)
+            return False
+        self._sign, self._seen = sign, asked
         logger.warning("%s: the new policy is in force", self._path)
         return True
 

@@ -39,6 +39,8 @@ class Vaults:
         self._store = store
         self._variables = os.environ if variables is None else variables
         self._file: dict[str, dict[str, str]] | None = None
+        self.known: set[str] = set()
+        """The secrets that were returned."""
 
     def secret(self, vault: str, name: str) -> str:
         """Return a secret.
@@ -58,6 +60,9 @@ class Vaults:
                 f"{variable(vault, name)}, put it in the file of {FILE}, or keep it with "
                 f"aigw provider-keys add {stored_as(vault, name)}"
             )
+        if not found:
+            raise LookupError(f'the secret "{name}" of the vault "{vault}" is empty')
+        self.known.add(found)
         return found
 
     def _in_file(self) -> dict[str, dict[str, str]]:

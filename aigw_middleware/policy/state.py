@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
 
 from .._headers import environ_key, header_of
-from ..environ import STAND_INS
+from ..environ import DECISIONS, QUERY_CREDENTIALS, STAND_INS, stand_in
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -60,7 +61,22 @@ class State:
     def arrived(self, key: str) -> str:
         """Return a value of the environ as the request arrived; empty where there is none."""
         value: str = self._arrived.get(key, "")
+        if key in _QUERIES and "=" in value:
+            return self._masked(value)
         return value
+
+    def _masked(self, text: str) -> str:
+        """Return a query or target with stand-ins for the credentials in it."""
+        names = {_QUERY_KEY, *self.environ.get(QUERY_CREDENTIALS, ())}
+        head, mark, query = text.rpartition("?")
+        if head + mark == "" and "?" not in text:
+            query = text
+        parts = [
+            f"{name}={stand_in(value)}" if sign and value and unquote_plus(name) in names else part
+            for part in query.split("&")
+            for name, sign, value in (part.partition("="),)
+        ]
+        return head + mark + "&".join(parts)
 
     def header(self, name: str) -> list[str]:
         """Return the values of a request's header, of any case; a WSGI server joins them."""
@@ -68,14 +84,16 @@ class State:
         stand_in = self._stand_ins().get(key)
         if stand_in is not None:
             return [stand_in]
-        return [self._arrived[key]] if key in self._arrived else []
+        # PEP 3333 lets a server give these two empty where there is no such header.
+        is_there = key in self._arrived and (key.startswith("HTTP_") or self._arrived[key])
+        return [self._arrived[key]] if is_there else []
 
     def headers(self) -> dict[str, list[str]]:
         """Return all headers of the request, by name in lower case."""
         stand_ins = self._stand_ins()
         keys = [key for key in (*self._arrived, *stand_ins) if _is_header(key)]
         names = {_name(key): key for key in keys}
-        return {name: self.header(name) for name in names}
+        return {name: found for name in names if (found := self.header(name))}
 
     def _stand_ins(self) -> Mapping[str, str]:
         found: Mapping[str, str] = self.environ.get(STAND_INS, {})
@@ -86,14 +104,28 @@ class State:
         self.vars = {}
         self.values = {path: v for path, v in self.values.items() if path[0] not in ("res", "vars")}
         self.answer = Answer(status, headers)
+        for decision in self.environ.get(DECISIONS, ()):
+            if not decision.allowed and decision.gate in _REFUSED:
+                name, result = _REFUSED[decision.gate]
+                self.actions.setdefault(name, dict(result))
         return self.answer
 
 
+_QUERIES = ("QUERY_STRING", "RAW_URI", "REQUEST_URI")
+_QUERY_KEY = "key"  # where Gemini takes a key
 _REQUEST_KEYS = frozenset(
     {"REQUEST_METHOD", "PATH_INFO", "SCRIPT_NAME", "QUERY_STRING", "CONTENT_TYPE", "CONTENT_LENGTH",
      "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL", "REMOTE_ADDR", "REMOTE_PORT", "RAW_URI",
      "REQUEST_URI", "wsgi.url_scheme"}
 )  # fmt: skip
+
+
+_REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "RateLimiter": ("rate_limit", {"limited": True}),
+    "IPAllowlist": ("restrict_ips", {"action": "deny", "matched_cidr": ""}),
+    "BasicAuth": ("basic_auth", {"authorized": False}),
+}
+"""What a gate that has refused would have left behind, for the phase of answers."""
 
 
 def _is_header(key: str) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("aigw_middleware.policy")
 _said: LRUCache[tuple[int, str], OnceAMinute] = LRUCache(1000)
 
-_FAILED = Denial("policy_error", "A rule of the gateway could not be judged for this request.")
+FAILED = Denial("policy_error", "A rule of the gateway could not be judged for this request.")
 
 
 class Place(NamedTuple):
@@ -59,23 +59,23 @@ class Rule:
         expressions: Sequence[Expression],
         place: Place,
     ) -> None:
-        self._within = within
-        self._beyond = beyond
-        self._expressions = tuple(expressions)
-        self._place = place
+        self.within = within
+        self.beyond = beyond
+        self.expressions = tuple(expressions)
+        self.place = place
         # Rules over models may be handed inwards only where every way leads to who judges them.
         self.judges_models = has_final_judge(within) and has_final_judge(beyond)
         self.authenticates = _authenticates(within) or _authenticates(beyond)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        state = state_of(environ, self._place.owner)
+        state = state_of(environ, self.place.owner)
         try:
-            app = self._within if holds(self._expressions, state) else self._beyond
+            app = self.within if holds(self.expressions, state) else self.beyond
         except EvaluationError as error:
-            failed(environ, self._place, error)
-            if self._place.guards:
-                return refused(environ, start_response, self._place)
-            app = self._beyond
+            failed(environ, self.place, error)
+            if self.place.guards:
+                return refused(environ, start_response, self.place)
+            app = self.beyond
         return app(environ, start_response)
 
 
@@ -112,26 +112,33 @@ class Step:
         app: what comes after it.
         run: does it; an answer ends the request here.
         place: the rule that it is in.
+        skipped: what comes after it where it has failed and is skipped; None: `app` too.
     """
 
     def __init__(
-        self, app: WSGIApplication, run: Callable[[State], Own | None], place: Place
+        self,
+        app: WSGIApplication,
+        run: Callable[[State], Own | None],
+        place: Place,
+        *,
+        skipped: WSGIApplication | None = None,
     ) -> None:
         self.app = app
-        self._run = run
-        self._place = place
+        self.skipped = app if skipped is None else skipped
+        self.run = run
+        self.place = place
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            own = self._run(state_of(environ, self._place.owner))
+            own = self.run(state_of(environ, self.place.owner))
         except EvaluationError as error:
-            failed(environ, self._place, error)
-            if self._place.guards:
-                return refused(environ, start_response, self._place)
-            own = None
+            failed(environ, self.place, error)
+            if self.place.guards:
+                return refused(environ, start_response, self.place)
+            return self.skipped(environ, start_response)
         if own is None:
             return self.app(environ, start_response)
-        _decide(environ, self._place, None if own.status < 400 else "")
+        _decide(environ, self.place, None if own.status < 400 else "")
         return own.respond(environ, start_response)
 
 
@@ -146,11 +153,11 @@ class Noted:
 
     def __init__(self, app: WSGIApplication, note: Callable[[State], Any], owner: object) -> None:
         self.app = app
-        self._note = note
+        self.note = note
         self._owner = owner
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        self._note(state_of(environ, self._owner))
+        self.note(state_of(environ, self._owner))
         return self.app(environ, start_response)
 
 
@@ -171,8 +178,8 @@ def refused(
     environ: WSGIEnvironment, start_response: StartResponse, place: Place
 ) -> Iterable[bytes]:
     """Refuse a request because a rule that guards could not be judged."""
-    _decide(environ, place, _FAILED.code)
-    return refuse(environ, start_response, _FAILED)
+    _decide(environ, place, FAILED.code)
+    return refuse(environ, start_response, FAILED)
 
 
 def _decide(environ: WSGIEnvironment, place: Place, code: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
 from .._addresses import address_of
@@ -17,7 +17,10 @@ from ..environ import request_id
 from ..forwarding.url import raw_path
 from .state import State
 
-MOST_ENTRIES = 256
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+MOST_ENTRIES = 128
 """Entries of a map of the request that are judged at most; more is an error, which refuses."""
 
 Path = tuple[str, ...]
@@ -53,7 +56,7 @@ def _arrived(key: str) -> Look:
     return lambda state: state.arrived(key)
 
 
-def _host(state: State) -> str:
+def _host(state: State | _Now) -> str:
     return state.arrived("HTTP_HOST") or state.arrived("SERVER_NAME")
 
 
@@ -62,21 +65,38 @@ def _path(state: State) -> str:
     return path.encode("latin-1", "replace").decode("utf-8", "replace") or "/"
 
 
-def _raw_path(state: State) -> str:
+def _raw_path(state: State | _Now) -> str:
     return raw_path({key: state.arrived(key) for key in _TARGET})
 
 
 _TARGET = ("SCRIPT_NAME", "PATH_INFO", "RAW_URI", "REQUEST_URI")
 
 
-def _uri(state: State) -> str:
+def _uri(state: State | _Now) -> str:
     query = state.arrived("QUERY_STRING")
     return _raw_path(state) + (f"?{query}" if query else "")
 
 
-def url(state: State) -> str:
+def url(state: State | _Now) -> str:
     """Return the whole URL that was asked for."""
     return f"{state.arrived('wsgi.url_scheme') or 'http'}://{_host(state)}{_uri(state)}"
+
+
+class _Now:
+    """A request as it is now, for what reads one as it arrived."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._environ = environ
+
+    def arrived(self, key: str) -> str:
+        """Return a value of the environ."""
+        value: str = self._environ.get(key, "")
+        return value
+
+
+def url_now(environ: WSGIEnvironment) -> str:
+    """Return the URL that a request asks for now, after what layers have changed of it."""
+    return url(_Now(environ))
 
 
 def _port(state: State) -> int:

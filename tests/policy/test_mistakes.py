@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "a phase of ngrok's": ("on_tcp_connect: []\n", 1, "known to ngrok, not supported here"),
     "events": ("on_event_stream_message: []\n", 1, "known to ngrok, not supported here"),
     "a map for a list": ("on_http_request:\n  name: x\n", 2, "is a list of rules, not a mapping"),
-    "too many rules": ("on_http_request:\n" + "  - {type: deny}\n" * 201, 2, "at most 200 rules"),
+    "too many rules": ("on_http_request:\n" + "  - {type: deny}\n" * 101, 2, "at most 100 rules"),
     # rules
     "a rule that is a text": ("on_http_request:\n  - x\n", 2, "a rule is a mapping, not a text"),
     "no actions": ("on_http_request:\n  - name: x\n", 2, 'a rule has "actions", at least one'),
