@@ -25,6 +25,7 @@ from aigw_middleware.keys import TOKEN_PATTERN
 from aigw_middleware.testing import StandInProvider, serving
 from aigw_middleware.wsgi import build
 
+from .servers.running import free_port
 from .support import CHAT, Inner, call
 
 
@@ -389,6 +390,50 @@ def test_serve_runs_the_gateway(worker_class: str, store_url: str) -> None:
             command_lines = processes_of(process.pid)
     assert command_lines
     assert all("sk-env" not in line and token not in line for line in command_lines)
+
+
+def test_serve_under_granian(store_url: str) -> None:
+    """`--server granian`: the same gateway, and what it cannot keep is said at start."""
+    provider = StandInProvider(api_keys=["sk-env"])
+    _, token = open_store(store_url).keys.create()
+    with serving(provider) as upstream:
+        port = free_port()
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "aigw_middleware", "serve", "--server", "granian",
+                "--bind", f"127.0.0.1:{port}", "--threads", "8",
+            ],
+            env=clean_environment(
+                AIGW_STORE=store_url, OPENAI_API_KEY="sk-env", OPENAI_BASE_URL=f"{upstream}/v1"
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(f"{url}/healthz", process)
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+            answer = requests.post(url + CHAT, json=body, headers={"x-api-key": token}, timeout=30)
+            assert answer.ok
+            assert requests.post(url + CHAT, json=body, timeout=30).status_code == 401
+        finally:
+            process.terminate()
+            output = process.communicate(timeout=30)[0].decode()
+    assert "granian shows no client's socket" in output
+    refused = run("serve", "--server", "granian", "--worker-class", "gevent", store=store_url)
+    assert (refused.exit_code, "gunicorn's" in refused.output) == (2, True)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server that opens its own port answers."""
+    pause = threading.Event()
+    while True:
+        assert process.poll() is None
+        try:
+            requests.get(url, timeout=30)
+            return
+        except requests.ConnectionError:
+            pause.wait(0.05)
 
 
 def test_serve_runs_the_management_api_apart(store_url: str) -> None:
