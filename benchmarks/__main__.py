@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 
-from . import forwarding, keys, layers, limits, policies
+from . import forwarding, keys, layers, limits, policies, streams
 
 BENCHMARKS = {
     "layers": layers.run,
     "keys": keys.run,
     "limits": limits.run,
     "policies": policies.run,
+    "streams": streams.run,
     "forwarding": forwarding.run,
 }
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -185,15 +185,21 @@ def provider() -> Iterator[str]:
 
 
 @contextmanager
-def gunicorn(name: str, upstream: str, store_url: str, *, workers: int = 1) -> Iterator[Candidate]:
+def gunicorn(
+    name: str,
+    upstream: str,
+    store_url: str,
+    *,
+    workers: int = 1,
+    options: Sequence[str] = ("--worker-class", "gthread", "--threads", str(CONNECTIONS)),
+) -> Iterator[Candidate]:
     """Run one of `benchmarks.apps` under gunicorn."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         port = listener.getsockname()[1]
         fd = listener.fileno()
         command = [
             sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "--workers", str(workers),
-            "--worker-class", "gthread", "--threads", str(CONNECTIONS), "--keep-alive", "60",
-            "--log-level", "error", f"benchmarks.apps:{name}()",
+            *options, "--keep-alive", "60", "--log-level", "error", f"benchmarks.apps:{name}()",
         ]  # fmt: skip
         variables = {**os.environ, "BENCH_UPSTREAM": upstream, "BENCH_STORE": store_url}
         process = subprocess.Popen(command, env=variables, pass_fds=[fd])
