@@ -61,6 +61,8 @@ def run(*, quick: bool) -> None:
         found = [
             servers.enter_context(gunicorn("gateway", upstream, store_url)),
             servers.enter_context(gunicorn("bare", upstream, store_url)),
+            servers.enter_context(granian("gateway", upstream, store_url)),
+            servers.enter_context(granian("bare", upstream, store_url)),
         ]
         if shutil.which("nginx"):
             found.append(servers.enter_context(nginx(upstream, Path(directory))))
@@ -210,6 +212,26 @@ def gunicorn(
         finally:
             process.terminate()
             process.wait()
+
+
+@contextmanager
+def granian(name: str, upstream: str, store_url: str) -> Iterator[Candidate]:
+    """Run one of `benchmarks.apps` under Granian, one worker."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "granian", "--interface", "wsgi", "--factory", "--port", str(port),
+        "--blocking-threads", str(CONNECTIONS), "--http", "1", "--log-level", "error",
+        f"benchmarks.apps:{name}",
+    ]  # fmt: skip
+    variables = {**os.environ, "BENCH_UPSTREAM": upstream, "BENCH_STORE": store_url}
+    process = subprocess.Popen(command, env=variables)
+    try:
+        wait_for(port)
+        yield Candidate(f"{name}, Granian", port, pinned(process.pid))
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager

@@ -316,9 +316,20 @@ def _sum(by: str, row: Sequence[Any]) -> dict[str, Any]:
     return {by: row[0], **figures, "cost": None if row[5] is None else int(row[5]) / NANO}
 
 
+_NUMBERS = (int,) * 5
+_SHAPES: dict[tuple[type, ...], str] = {
+    (str, str, int): _USED,
+    (str, int, str, str, str, str, str, *_NUMBERS, int, int, int): _ROW,
+    (str, int, str, str, str, str, str, *_NUMBERS, type(None), int, int): _ROW,
+}
+"""What most rows are made of, and how they begin; any other one is looked at more closely."""
+
+
 def _is_sound(row: list[Any]) -> bool:
     """Whether a row is of the form that was written; one that is not would stop all others."""
-    if row[0] == _USED:
+    if row and _SHAPES.get(tuple(map(type, row))) == row[0]:
+        return True
+    if row[:1] == [_USED]:
         kinds: tuple[Any, ...] = (str, str, int)
     else:
         text = (str, type(None))
@@ -352,6 +363,8 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
 
 def _kept(text: str) -> str:
     """Return a text of a client's as any database takes it: one that none takes would stop all."""
+    if len(text) <= 512 and text.isascii() and "\0" not in text:
+        return text
     return text[:512].encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
