@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import socket
 import tempfile
@@ -58,6 +59,12 @@ class Body:
         if isinstance(self._file, BytesIO):
             return self._file.getvalue()
         return os.pread(self._file.fileno(), self.size, 0)
+
+    def buffer(self) -> bytes | mmap.mmap:
+        """Return all of it, to be searched and cut: one on disk is not read into memory."""
+        if isinstance(self._file, BytesIO):
+            return self._file.getvalue()
+        return mmap.mmap(self._file.fileno(), self.size, prot=mmap.PROT_READ)
 
     def blocks(self) -> Iterator[bytes]:
         """Yield it in blocks; as often as wanted, whatever others have read."""

@@ -18,6 +18,7 @@ from .dialects import PLAIN, Output, spoken
 from .environ import full_path
 from .errors import BodyError
 from .gate import Gate
+from .limits.capping import CAP_PATH
 from .limits.wanted import text_tokens, wanted_output
 from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
 from .named_models import MAX_BODY_BYTES
@@ -136,6 +137,8 @@ class ModelAccess(Gate):
         if output is None:
             return
         each = most // output.answers
+        if not output.caps:
+            environ.setdefault(CAP_PATH, output.path)
         for path in _too_high(output, each):
             data = whole(environ, MAX_BODY_BYTES).read()
             replace(environ, put(data, path, each))

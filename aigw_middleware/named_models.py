@@ -7,21 +7,38 @@ OpenRouter and ngrok have it) and are asked for when the first cannot be had.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
 from .dialects import PLAIN, Dialect
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from _typeshed.wsgi import WSGIEnvironment
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MOST_MODELS = 20
 """How many models one request may name, for which it may be asked one after the other."""
 
+_NAMING = ("model", "models")
 _NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
 _MOST_PARTS = 1000
+_MOST_HEAD = 8 * 1024
+_BOUNDARY = re.compile(
+    r"[^;]*;(?:[^;]*;)*?\s*boundary="
+    r"(?:\"([A-Za-z0-9'()+_,./:=? -]{1,70})\"|([A-Za-z0-9'+_./=-]{1,70}))\s*(?:;.*)?",
+    re.IGNORECASE,
+).fullmatch
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
+_QUOTED = r'"((?:[^"\\\r\n]|\\.)*)"'
+_DISPOSITION = re.compile(
+    r"content-disposition:\s*form-data"
+    rf"((?:\s*;\s*(?:name|filename|filename\*)=(?:{_QUOTED}|[^\s;\"]+))+)\s*",
+    re.IGNORECASE,
+).fullmatch
+_PARAMETER = re.compile(rf"(name|filename\*?)=(?:{_QUOTED}|([^\s;\"]+))", re.IGNORECASE).findall
 
 
 def named_models(
@@ -43,8 +60,11 @@ def named_models(
     if environ.get("REQUEST_METHOD") == "POST" and dialect is not PLAIN:
         if dialect.needs_json.fullmatch(rest):
             document = _judged(environ, max_bytes).json()
-        elif dialect.takes_form.fullmatch(rest) and form_boundary(environ):
-            return form_models(_judged(environ, max_bytes), form_boundary(environ))
+            if any(name.lower() in _NAMING and name not in _NAMING for name in document):
+                # Some readers take `Model` for `model`.
+                raise BodyInvalid("The request's body spells the model's name in an unusual way.")
+        elif dialect.takes_form.fullmatch(rest) and (boundary := form_boundary(environ)):
+            return form_models(_judged(environ, max_bytes), boundary)
     first = dialect.model(rest, document)
     found = [] if first is None else [first]
     if document is not None and "models" in document and dialect.takes_models.fullmatch(rest):
@@ -53,63 +73,111 @@ def named_models(
 
 
 def form_boundary(environ: WSGIEnvironment) -> bytes:
-    """Return what separates the parts of a multipart form; empty where the body is none."""
-    from werkzeug.http import parse_options_header
+    """Return what separates the parts of a multipart form; empty where the body is none.
 
-    kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
-    if kind.lower() != "multipart/form-data":
+    Raises:
+        BodyInvalid: readers could take different boundaries.
+    """
+    text = environ.get("CONTENT_TYPE", "")
+    if text.partition(";")[0].strip().lower() != "multipart/form-data":
         return b""
-    boundary = options.get("boundary", "")
-    if not boundary or not boundary.isascii():
-        raise BodyInvalid("The form's Content-Type names no boundary.")
-    return boundary.encode()
+    match = _BOUNDARY(text)
+    if match is None or text.lower().count("boundary") != 1:
+        raise BodyInvalid("The form's Content-Type names no single boundary.")
+    return str(match[1] or match[2]).encode("latin-1")
+
+
+class _Part(NamedTuple):
+    """A part of a form: its field's name, and where its content begins and ends."""
+
+    name: str
+    is_file: bool
+    begins: int
+    ends: int
 
 
 def form_models(body: Body, boundary: bytes) -> tuple[str, ...]:
     """Return the model that a multipart form names; empty for none.
 
     Raises:
-        BodyInvalid: it is no such form, or names the model twice.
+        BodyInvalid: it is no such form, names the model twice, or could be read in several ways.
     """
-    from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
-
-    decoder = MultipartDecoder(boundary, max_parts=_MOST_PARTS)
-    blocks = body.blocks()
-    found: list[bytes] = []
-    inside = False
-    try:
-        while not isinstance(event := decoder.next_event(), Epilogue):
-            if isinstance(event, NeedData):
-                decoder.receive_data(next(blocks, None))
-            elif isinstance(event, Field | File):
-                inside = event.name == "model"
-                if inside:
-                    found.append(b"")
-            elif isinstance(event, Data) and inside:
-                found[-1] += event.data
-                if len(found[-1]) > 256:  # a model's name is no file
-                    break
-    except ValueError:
-        raise BodyInvalid("The request's form cannot be read.") from None
+    data = body.buffer()
+    found = [part for part in _parts(data, boundary) if part.name.lower() == "model"]
     if len(found) > 1:
         raise BodyInvalid("The request's form names the model twice.")
-    return tuple(_checked(name.decode("latin-1")) for name in found)
+    if any(part.is_file or part.name != "model" or part.ends - part.begins > 256 for part in found):
+        raise BodyInvalid("The model's name is not valid.")
+    return tuple(_checked(bytes(data[p.begins : p.ends]).decode("latin-1")) for p in found)
 
 
-def put_in_form(data: bytes, boundary: bytes, old: str, new: str) -> bytes:
-    """Return a form that named the model `old` and names `new`; no other byte is changed."""
-    pattern = re.compile(
-        rb'(\r\nContent-Disposition:[^\r\n]*\bname="?model"?[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)'
-        + re.escape(old.encode())
-        + rb"(?=\r\n--"
-        + re.escape(boundary)
-        + rb")",
-        re.IGNORECASE,
+def put_in_form(data: bytes, boundary: bytes, new: str) -> bytes:
+    """Return a form that names the model `new`; no other byte is changed."""
+    for part in _parts(data, boundary):
+        if part.name == "model":
+            return data[: part.begins] + new.encode() + data[part.ends :]
+    return data
+
+
+def _parts(data: bytes | mmap, boundary: bytes) -> list[_Part]:
+    """Return the parts of a form (RFC 7578), read so strictly that no reader sees others.
+
+    Every line ends in CR LF, the boundary stands nowhere but between parts, and each part has one
+    Content-Disposition of the plain form.
+    """
+    mark = b"--" + boundary
+    delimiter = b"\r\n" + mark
+    found: list[_Part] = []
+    if data[: len(mark) + 2] != mark + b"\r\n":
+        raise BodyInvalid("The request's form cannot be read.")
+    position = len(mark) + 2
+    while True:
+        head = data.find(b"\r\n\r\n", position, position + _MOST_HEAD)
+        ends = -1 if head < 0 else data.find(delimiter, head + 2)
+        if ends < 0 or len(found) == _MOST_PARTS:
+            raise BodyInvalid("The request's form cannot be read.")
+        name, is_file = _disposition(bytes(data[position:head]))
+        found.append(_Part(name, is_file, head + 4, max(head + 4, ends)))
+        position = ends + len(delimiter) + 2
+        if data[position - 2 : position] == b"--":
+            break
+        if data[position - 2 : position] != b"\r\n":
+            raise BodyInvalid("The request's form cannot be read.")
+    if data[position : position + 3] not in (b"", b"\r\n") or _count(data, mark) != len(found) + 1:
+        raise BodyInvalid("The request's form could be read in several ways.")
+    return found
+
+
+def _count(data: bytes | mmap, mark: bytes) -> int:
+    count, position = 0, data.find(mark)
+    while position >= 0:
+        count += 1
+        position = data.find(mark, position + 1)
+    return count
+
+
+def _disposition(head: bytes) -> tuple[str, bool]:
+    """Return the name of a part's field, and whether it is a file."""
+    lines = head.decode("latin-1").split("\r\n")
+    named = [line for line in lines if line.lower().startswith("content-disposition")]
+    odd = any(not _HEADER(line) for line in lines)
+    match = _DISPOSITION(named[0]) if len(named) == 1 and not odd else None
+    if match is None:
+        raise BodyInvalid("A part of the request's form has no plain Content-Disposition.")
+    parameters = _PARAMETER(match[1])
+    names = [name.lower() for name, _, _ in parameters]
+    name = next(((quoted or bare) for key, quoted, bare in parameters if key.lower() == "name"), "")
+    if len(set(names)) != len(names) or not name or "\\" in name:
+        raise BodyInvalid("A part of the request's form has no plain Content-Disposition.")
+    is_file = any(key.startswith("filename") for key in names)
+    is_coded = any(
+        line.lower().startswith("content-transfer-encoding")
+        and line.partition(":")[2].strip().lower() not in ("binary", "8bit", "7bit")
+        for line in lines
     )
-    changed, count = pattern.subn(lambda match: match[1] + new.encode(), data)
-    if count != 1:
-        raise BodyInvalid("The request's form names its model in an unusual way.")
-    return changed
+    if is_coded:
+        raise BodyInvalid("A part of the request's form is encoded.")
+    return name, is_file
 
 
 def _judged(environ: WSGIEnvironment, max_bytes: int) -> Body:

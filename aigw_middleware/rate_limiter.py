@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from ._addresses import address_of, header_name
 from ._saying import OnceAMinute
 from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
-from .environ import CLAIMS, KEY
+from .environ import CLAIMS, KEY, MODEL, PROVIDER
 from .errors import BodyError, StoreUnavailable
 from .limits import parse_limits
 from .limits.enforcing import NamedLimits
@@ -94,7 +95,10 @@ class RateLimiter(LimitedGate):
         if name is not None and not _is_name(name):
             raise ValueError(f"name: {name!r} must be printable ASCII without quotes")
         self._bucket, by_text = _bucket(by)
-        self._limits = NamedLimits(parsed, name or f"by={by_text}", name, prices=prices)
+        self._by_model = "model" in by_text.split("+")
+        self._limits = NamedLimits(
+            parsed, name or f"by={by_text}", name, prices=prices, by_model=self._by_model
+        )
         # By what a client cannot choose at will there are no more buckets than clients.
         self._is_free = set(by_text.split("+")) <= {"key", "ip", "global"}
         self._newcomers = Newcomers()
@@ -114,7 +118,8 @@ class RateLimiter(LimitedGate):
             self._warn()
         try:
             bucket = self._bucket_of(environ, self._newcomers.make)
-            return self.spend(self._limits, self._counters, bucket, environ, self.app)
+            late = partial(self._bucket_of, may=self._newcomers.make) if self._by_model else None
+            return self.spend(self._limits, self._counters, bucket, environ, self.app, late)
         except StoreUnavailable as error:
             return self.engine_down(error)
 
@@ -221,7 +226,12 @@ def _by_key(environ: WSGIEnvironment) -> str:
 
 
 def _by_model(environ: WSGIEnvironment) -> str:
-    """Return the model that the request names; empty, one bucket, where it names none."""
+    """Return the model that is asked for; empty, one bucket, where none is named.
+
+    The forwarder tells which one it is in the end, with its provider; else the body does.
+    """
+    if PROVIDER in environ and MODEL in environ:
+        return f"{environ[PROVIDER]}/{environ[MODEL]}".lower()
     try:
         return (wanted(environ).model or "").lower()
     except BodyError:

@@ -79,9 +79,24 @@ class Dialect:
         """Return `error` as an event of an event stream that answers `path`."""
         return _event(None, error)
 
+    model_path: re.Pattern[str] = re.compile(r"/models/(.+?)/?")
+    """Paths (without the prefix) in which a model's name stands: its first group."""
+
     def model(self, path: str, document: Mapping[str, Any] | None) -> object:
         """Return what `path` (without the prefix) and its JSON body name as the model."""
+        match = self.model_path.fullmatch(path)
+        if match is not None:
+            return match[1]
         return None if document is None else document.get("model")
+
+    def with_model(self, path: str, model: str) -> str:
+        """Return `path` with another model's name, where one stands in it."""
+        match = self.model_path.fullmatch(path)
+        return path if match is None else path[: match.start(1)] + model + path[match.end(1) :]
+
+    def cap_name(self, path: str, model: str) -> tuple[str, ...] | None:
+        """Return where a cap stands that a request for `model` gets; None where it is the same."""
+        return None
 
     def rest(self, path: str) -> str:
         """Return a path of this dialect without the prefix that stands for the base URL."""

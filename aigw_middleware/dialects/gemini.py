@@ -30,7 +30,6 @@ _STATUSES = {
 _GENERATES = re.compile(
     r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?|/interactions/?"
 ).fullmatch
-_MODEL = re.compile(r"/(?:models|tunedModels)/([^/:]+)(?::[A-Za-z]+)?/?").fullmatch
 
 
 is_call = re.compile(r"[^/:]+:[A-Za-z]+/?").fullmatch
@@ -41,6 +40,8 @@ class _Gemini(Dialect):
     name = "gemini"
     prefixes = ("/v1beta", "/v1")
     # The model is in the path: `/models/NAME:generateContent`.
+    model_path = re.compile(r"/(?:models|tunedModels)/([^/:]+)(?::[A-Za-z]+)?/?")
+    takes_models = re.compile(r"/openai/(?:chat/completions|embeddings)/?")
     needs_json = re.compile(
         r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+/?|/interactions/?"
         r"|/openai/(?:chat/completions|embeddings|images/generations)/?"
@@ -52,11 +53,8 @@ class _Gemini(Dialect):
         name = _STATUSES.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
         return {"error": {"code": status, "message": message, "status": name}}
 
-    def model(self, path: str, document: Mapping[str, Any] | None) -> object:
-        match = _MODEL(path)
-        if match:
-            return match[1]
-        return super().model(path, document)
+    def cap_name(self, path: str, model: str) -> tuple[str, ...] | None:
+        return OPENAI.cap_name(path.removeprefix("/openai"), model)
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usageMetadata")

@@ -35,7 +35,9 @@ class _OpenAI(Dialect):
     # `responses` may continue a stored prompt that names the model, `moderations` and
     # `images/generations` have a default.
     needs_model = re.compile(r"/(?:chat/completions|completions|embeddings|audio/speech|rerank)/?")
-    takes_models = re.compile(r"/(?:chat/completions|completions|responses)/?")
+    takes_models = re.compile(
+        r"/(?:chat/completions|completions|responses|embeddings|audio/speech|rerank)/?"
+    )
     takes_form = re.compile(
         r"/(?:audio/transcriptions|audio/translations|images/edits"
         r"|images/variations|videos)/?"
@@ -47,10 +49,8 @@ class _OpenAI(Dialect):
         type_ = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
-    def model(self, path: str, document: Mapping[str, Any] | None) -> object:
-        if path.startswith("/models/"):
-            return path.removeprefix("/models/").strip("/") or None
-        return super().model(path, document)
+    def cap_name(self, path: str, model: str) -> tuple[str, ...] | None:
+        return (_cap_name(model),) if path.strip("/") == "chat/completions" else None
 
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         kind = path.strip("/")

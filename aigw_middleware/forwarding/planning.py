@@ -10,6 +10,7 @@ from ..body import replace, whole
 from ..denial import Denial
 from ..environ import BODY, CHOOSER, MODEL, UPSTREAM_QUERY
 from ..errors import BodyInvalid, StoreUnavailable
+from ..limits.capping import CAP_PATH
 from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
 from ..named_models import form_boundary, named_models, put_in_form
@@ -20,10 +21,10 @@ from .health import health
 from .metering import ASKED, TELLS_UNASKED, streams_without_usage, without_codings
 from .naming import Aliases, resolve
 from .request_headers import request_headers
-from .route import AIPath, Candidate, provider_candidates
+from .route import AIPath, Candidate, is_safe_path, provider_candidates
 from .strategies import Wish, arranged
 from .transport import Request
-from .url import query, quote_path
+from .url import query, quote_path, with_query
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -61,7 +62,7 @@ class Plan(NamedTuple):
     def with_body_for(self, environ: WSGIEnvironment, candidate: Candidate) -> Plan:
         """Return the plan with the body for a candidate: its model, and a cap of a limiter's."""
         if self.place is not None:
-            self.place.put(environ, candidate.model)
+            self.place.put(environ, candidate)
         elif RESERVERS not in environ:
             return self
         body = environ.get(BODY)
@@ -74,34 +75,81 @@ class Plan(NamedTuple):
             headers = [*headers, candidate.credential]
         target = candidate.target + self.query
         if candidate.query:
-            target += ("&" if self.query else "?") + candidate.query
+            target = candidate.target + with_query(self.query, candidate.query)
         return Request(
             self.method, candidate.base, target, headers, self.blocks(), self.length, waiting
         )
 
 
 class ModelPlace:
-    """Where in a request's body the model's name stands, and which name stands there now.
+    """Where in a request's body stands what depends on the candidate, and what stands there now.
+
+    The model's name, the name of a cap that was put in, whether a stream is asked for its usage.
 
     Args:
+        path: the path that is asked for.
         boundary: what separates the parts of a form; empty for a JSON body.
-        name: the name that stands there; None where there is none yet.
+        name: the model's name that stands in the body; None where there is none yet.
+        names_model: whether the body is where the model is named.
+        asks: whether the stream is to be asked for its usage, where the provider takes that.
     """
 
-    def __init__(self, boundary: bytes, name: str | None) -> None:
+    def __init__(
+        self, path: AIPath, boundary: bytes, name: str | None, *, names_model: bool, asks: bool
+    ) -> None:
+        self._path = path
         self._boundary = boundary
         self._name = name
+        self._names_model = names_model
+        self._asks = asks
 
-    def put(self, environ: WSGIEnvironment, model: str | None) -> None:
-        """Put `model` there; no other byte is changed."""
-        if model is None or model == self._name:
+    @property
+    def asks(self) -> bool:
+        """Whether the stream may be asked for its usage, and an event then taken out of it."""
+        return self._asks
+
+    def put(self, environ: WSGIEnvironment, candidate: Candidate) -> None:
+        """Put there what `candidate` needs; no other byte is changed."""
+        model = candidate.model
+        if self._names_model and model is not None and model != self._name:
+            data = environ[BODY].read()
+            if self._boundary:
+                replace(environ, put_in_form(data, self._boundary, model))
+            else:
+                replace(environ, put(data, ("model",), model))
+            self._name = model
+        if model is not None and CAP_PATH in environ:
+            self._name_cap(environ, model)
+        if self._asks:
+            self._ask(environ, wanted=candidate.provider not in TELLS_UNASKED)
+
+    def _name_cap(self, environ: WSGIEnvironment, model: str) -> None:
+        """Have a cap that was put in stand where the model looks for it."""
+        cap = environ[CAP_PATH]
+        wanted = self._path.dialect.cap_name(self._path.rest, model)
+        if wanted is None or wanted == cap or len(cap) != 1:
             return
-        data = environ[BODY].read()
-        if not self._boundary:
-            replace(environ, put(data, ("model",), model))
-        elif self._name is not None:
-            replace(environ, put_in_form(data, self._boundary, self._name, model))
-        self._name = model
+        body = environ[BODY]
+        value = body.json().get(cap[0])
+        replace(environ, put(drop(body.read(), cap[0]), wanted, value))
+        environ[CAP_PATH] = wanted
+
+    @staticmethod
+    def _ask(environ: WSGIEnvironment, *, wanted: bool) -> None:
+        """Ask a stream for its usage, or take that back."""
+        if wanted == (ASKED in environ):
+            return
+        body = environ[BODY]
+        if wanted:
+            environ[ASKED] = True
+            replace(environ, put(body.read(), ("stream_options", "include_usage"), True))
+            return
+        del environ[ASKED]
+        options = body.json().get("stream_options")
+        if isinstance(options, dict) and set(options) == {"include_usage"}:
+            replace(environ, drop(body.read(), "stream_options"))
+        else:
+            replace(environ, put(body.read(), ("stream_options", "include_usage"), False))
 
 
 class Planner:
@@ -173,7 +221,7 @@ class Planner:
         if allowed[0].model is not None:
             environ[MODEL] = allowed[0].model
         headers = request_headers(environ, provider=True)
-        if ASKED in environ:
+        if place is not None and place.asks:
             headers = without_codings(headers)
         asked = "&".join(filter(None, (query(environ)[1:], environ.get(UPSTREAM_QUERY))))
         asked = f"?{asked}" if asked else ""
@@ -192,8 +240,7 @@ class Planner:
                 if named.provider is None or provider.name == named.provider
             ]
             keyed = [(provider, self.keys(provider)) for provider in chosen]
-            old = models[0] if models else ""
-            yield provider_candidates(keyed, _renamed(path, old, named.model), named.model)
+            yield provider_candidates(keyed, _renamed(path, named.model), named.model)
 
     def _all_models(self, path: AIPath) -> list[str]:
         """Return the names of all models that providers of a path's dialect list."""
@@ -231,19 +278,16 @@ class Planner:
         document = environ[BODY].json() if is_json and BODY in environ else {}
         if "models" in document and dialect.takes_models.fullmatch(rest):
             replace(environ, drop(environ[BODY].read(), "models"))
-        if asks and not any(c.provider in TELLS_UNASKED for c in candidates):
-            environ[ASKED] = True
-            data = environ[BODY].read()
-            replace(environ, put(data, ("stream_options", "include_usage"), True))
         if candidates[0].model is None:
             return None
         if is_json:
-            named = document.get("model")
-            # A model that stands in the path is put there.
-            in_path = named is None and dialect.model(rest, {}) is not None
-            return None if in_path else ModelPlace(b"", named)
+            in_path = dialect.model_path.fullmatch(rest) is not None
+            name = document.get("model")
+            return ModelPlace(path, b"", name, names_model=not in_path, asks=asks)
         boundary = form_boundary(environ) if dialect.takes_form.fullmatch(rest) else b""
-        return ModelPlace(boundary, models[0]) if boundary else None
+        if not boundary:
+            return None
+        return ModelPlace(path, boundary, models[0], names_model=bool(models), asks=False)
 
 
 def _chosen(
@@ -257,10 +301,18 @@ def _chosen(
     return [c for offer in chosen for c in candidates if (c.provider, c.model) == offer]
 
 
-def _renamed(path: AIPath, old: str, new: str) -> AIPath:
-    """Put another model's name in the place of the client's, where it stands in the path."""
-    rest = path.rest.replace(f"/{old}", f"/{new}", 1) if old else path.rest
-    return path if rest == path.rest else path._replace(rest=rest, raw=quote_path(rest))
+def _renamed(path: AIPath, model: str) -> AIPath:
+    """Put a model's name in the place of the client's, where it stands in the path.
+
+    Raises:
+        BodyInvalid: with it the path could be read as another one.
+    """
+    rest = path.dialect.with_model(path.rest, model)
+    if rest == path.rest:
+        return path
+    if not is_safe_path(rest):
+        raise BodyInvalid("The model's name is not valid.")
+    return path._replace(rest=rest, raw=quote_path(rest))
 
 
 def _allowed(

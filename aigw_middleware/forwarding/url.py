@@ -126,3 +126,14 @@ def query(environ: WSGIEnvironment) -> str:
     if text and not _VISIBLE(text):
         text = quote(text.encode("latin-1"), safe=_PATH_SAFE + "%?")
     return f"?{text}" if text else ""
+
+
+def with_query(query: str, added: str) -> str:
+    """Return a query (with its `?`, or empty) with others' parameters instead of its own."""
+    names = {unquote_plus(part.partition("=")[0]) for part in added.split("&")}
+    kept = [
+        part
+        for part in query[1:].split("&")
+        if part and unquote_plus(part.partition("=")[0]) not in names
+    ]
+    return "?" + "&".join([*kept, added])

@@ -14,13 +14,22 @@ if TYPE_CHECKING:
 
     from .wanted import Wanted
 
+CAP_PATH = "aigw.cap_path"
+"""tuple: where in the body a cap stands that was put in; the client has named none."""
+_CAPS = "aigw.caps"
 
-def with_cap(environ: WSGIEnvironment, want: Wanted, tokens: int) -> None:
+
+def with_cap(environ: WSGIEnvironment, want: Wanted, tokens: int, owner: object) -> None:
     """Put a cap of `tokens` an answer into the request's body, in its dialect.
 
-    One that another limiter has put there is only ever lowered.
+    The lowest of all that were put there counts; `owner` may put another in the place of its own.
     """
-    known: int | None = environ.get(CAPPED)
-    if want.cap and (known is None or tokens < known):
-        environ[CAPPED] = tokens
-        replace(environ, put(whole(environ, MAX_BODY_BYTES).read(), want.cap, tokens))
+    if not want.cap:
+        return
+    caps: dict[int, int] = environ.setdefault(_CAPS, {})
+    caps[id(owner)] = tokens
+    lowest = min(caps.values())
+    if lowest != environ.get(CAPPED):
+        environ[CAPPED] = lowest
+        path = environ.setdefault(CAP_PATH, want.cap)
+        replace(environ, put(whole(environ, MAX_BODY_BYTES).read(), path, lowest))

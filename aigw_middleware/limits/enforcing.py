@@ -16,7 +16,7 @@ from .._responding import Headers, with_headers
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, body_denial, store_denial
 from ..dialects import PLAIN, client_dialect, spoken
-from ..environ import MODEL, PROVIDER, RATE_REPORTS
+from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
 from ..usage.prices import Price, Prices
@@ -45,6 +45,7 @@ class NamedLimits:
         name: what distinguishes their counts from those of other limiters on one engine.
         label: the name that the client sees; with several limits their kind is added.
         prices: USD a million (input, output) tokens by model, for limits of money.
+        by_model: whether the bucket depends on the model that is asked for in the end.
 
     Attributes:
         counted_once: whether a request is counted and that is all: nothing is to be settled.
@@ -57,6 +58,7 @@ class NamedLimits:
         label: str | None = None,
         *,
         prices: Mapping[str, tuple[Any, Any]] | None = None,
+        by_model: bool = False,
     ) -> None:
         self.limits = tuple(limits)
         self._prices = Prices(prices)
@@ -64,8 +66,8 @@ class NamedLimits:
         named = [
             _Named(limit, name, _label(label, limit, several=several)) for limit in self.limits
         ]
-        self._now = [one for one in named if not one.is_late]
-        self._late = [one for one in named if one.is_late]
+        self._now = [one for one in named if not (one.is_late or by_model)]
+        self._late = [one for one in named if one.is_late or by_model]
         units = {limit.unit for limit in limits}
         self.counted_once = units == {REQUESTS} and not self._late
         self._looks_inside = bool(units - {REQUESTS, CONCURRENT}) or bool(self._late)
@@ -114,6 +116,7 @@ class NamedLimits:
         *,
         enforce: bool,
         on_down: Callable[[StoreUnavailable], Denial | None],
+        bucket_of: Callable[[WSGIEnvironment], str] | None = None,
     ) -> tuple[Denial | None, Holding]:
         """Reserve what a request may use; return why not, and what is held for it.
 
@@ -124,6 +127,7 @@ class NamedLimits:
             app: what the gate wraps.
             enforce: False hands nothing inwards and changes no body.
             on_down: what becomes of a candidate whose reservation the engine did not answer.
+            bucket_of: returns the bucket for a candidate, where it depends on that.
 
         Raises:
             StoreUnavailable: the engine gave no answer; nothing is held.
@@ -145,7 +149,7 @@ class NamedLimits:
             # Most likely an application's own request; a layer within may make it the forwarder's.
             denial = self._hold(case, self._late, None, None, late=True)
         if denial is None and hands_on:
-            late = partial(self._hold_late, case, on_down)
+            late = partial(self._hold_late, case, on_down, bucket_of)
             environ.setdefault(RESERVERS, []).append(late)
         return denial, holding
 
@@ -153,12 +157,15 @@ class NamedLimits:
         self,
         case: _Case,
         on_down: Callable[[StoreUnavailable], Denial | None],
+        bucket_of: Callable[[WSGIEnvironment], str] | None,
         provider: str | None,
         model: str | None,
     ) -> Denial | None:
         """Reserve for a candidate what depends on it, in the place of the last one's."""
         holding = case.holding
         holding.drop_late()
+        if bucket_of is not None:
+            case = case._replace(bucket=bucket_of(case.environ))
         if case.want is not None and case.want.is_nothing:
             try:
                 case = case._replace(want=wanted(case.environ))
@@ -171,7 +178,7 @@ class NamedLimits:
         except StoreUnavailable as error:
             denial = on_down(error)
         # Of a request that is refused for good nothing is kept; another candidate may still do.
-        holding.refused = denial is not None
+        holding.refused = denial is not None and not case.environ.get(ATTEMPTS)
         return denial
 
     def _hold(
@@ -187,9 +194,11 @@ class NamedLimits:
         want, holding = case.want, case.holding
         uncapped = want is not None and want.output_tokens is None
         price = self._prices.of(provider, model) if self._late else None
-        output = holding.output
-        if output is None and want is not None and uncapped:
-            output = _most_output(chosen, want, price)
+        # What depends on the candidate is asked for anew, within what was reserved before.
+        output = holding.early_output
+        if want is not None and uncapped:
+            most = _most_output(chosen, want, price)
+            output = most if output is None else min(output, most)
         prepared, decision = [], Decision(False, [], [])
         for _ in range(_ATTEMPTS):
             found = _prepare(chosen, case, provider, model, price, output)
@@ -213,9 +222,11 @@ class NamedLimits:
         for (one, demand), mark in zip(prepared, decision.marks, strict=True):
             holding.add(one.limit.unit, demand, mark, price=price, late=late)
         if want is not None and uncapped and _bounds_output(prepared):
-            holding.output = output or DEFAULT_OUTPUT
+            cap = output or DEFAULT_OUTPUT
+            if not late:
+                holding.early_output = cap
             if case.enforce:
-                with_cap(case.environ, want, holding.output)
+                with_cap(case.environ, want, cap, holding)
         return None
 
     def _report(

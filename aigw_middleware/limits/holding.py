@@ -38,7 +38,8 @@ class Holding:
     Attributes:
         engine: the same.
         refused: whether the last candidate was refused what depends on it.
-        output: the output tokens an answer that were reserved where the client named no cap.
+        early_output: the output tokens an answer that were reserved where the client named no cap,
+            of limits that do not depend on the candidate.
         late_reports: what was told of the limits that depend on the candidate.
         good_until: the `time.monotonic()` until which its slots are known to be held.
     """
@@ -50,7 +51,7 @@ class Holding:
         self._closed = False
         self._charged = Figures(0, 0, 0, 0, None)
         self.refused = False
-        self.output: int | None = None
+        self.early_output: int | None = None
         self.late_reports: list[Report] = []
         self.good_until = float("inf")
 
@@ -74,7 +75,10 @@ class Holding:
 
     def drop_late(self) -> None:
         """Give back what the last candidate's attempt was reserved."""
-        self._settle([Settlement(h.demand, h.mark, 0) for h in self._held if h.late])
+        # A request that was sent to one candidate stays counted there.
+        self._settle(
+            [Settlement(h.demand, h.mark, 0) for h in self._held if h.late and h.unit != REQUESTS]
+        )
         self._held = [held for held in self._held if not held.late]
 
     def close(self, status: int, usage: Any) -> None:

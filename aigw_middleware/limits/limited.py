@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._iterables import WHOLE
@@ -38,6 +38,7 @@ class LimitedGate(Gate):
         bucket: str,
         environ: WSGIEnvironment,
         app: WSGIApplication,
+        bucket_of: Callable[[WSGIEnvironment], str] | None = None,
     ) -> Denial | None:
         """Reserve what a request may use, or say why not.
 
@@ -48,7 +49,13 @@ class LimitedGate(Gate):
             return limits.reserve_once(engine, bucket, environ)
         environ.setdefault(RATE_REPORTS, [])
         denial, holding = limits.reserve(
-            engine, bucket, environ, app, enforce=self.enforce, on_down=self.engine_down
+            engine,
+            bucket,
+            environ,
+            app,
+            enforce=self.enforce,
+            on_down=self.engine_down,
+            bucket_of=bucket_of,
         )
         if denial is None:
             environ.setdefault(_HELD, {})[id(self)] = _Kept(limits, holding, Head())
