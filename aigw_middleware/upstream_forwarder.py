@@ -54,7 +54,7 @@ from .errors import (
     StoreUnavailable,
     UpstreamError,
 )
-from .forwarding.attempting import attempt, shown, upstream_denial
+from .forwarding.attempting import attempt, raise_if_ended, shown, upstream_denial
 from .forwarding.health import health
 from .forwarding.metering import (
     Metering,
@@ -250,11 +250,12 @@ class UpstreamForwarder:
             return refuse(environ, start_response, store_denial(error))
         if isinstance(plan, Denial):
             return refuse(environ, start_response, plan)
+        shows_attempts = self._shows_attempts(environ)
         try:
             answer = self._ask(environ, plan)
         except (ClientLeft, KeyRevoked) as error:
             answer = _ended(environ, error)
-        if self._shows_attempts(environ):
+        if shows_attempts:
             start_response = _telling(environ, start_response)
         if isinstance(answer, Denial):
             return refuse(environ, start_response, answer)
@@ -339,6 +340,8 @@ class UpstreamForwarder:
     ) -> _Answer | Denial:
         """Read the first bytes, so that what breaks before them can still be refused properly."""
         if response.status in _REFUSED_KEY and candidate.secret:
+            if waiting is not None:
+                waiting.detach()  # before its descriptor's number is used again
             response.close()
             logger.error(
                 "the provider %s refused our key with %d",
@@ -354,8 +357,8 @@ class UpstreamForwarder:
             first = response.read(left)
             if waiting is not None:
                 waiting.detach()
-                if waiting.ended_by is not None:  # an empty read that we caused ourselves
-                    raise waiting.ended_by
+            if not first:  # perhaps a read that we have ended ourselves
+                raise_if_ended(environ, waiting, was_sent=response.status < 400)
             secrets = _secrets(candidate, environ)
             if response.status >= 400 and secrets:
                 return self._begin_error(
@@ -365,8 +368,7 @@ class UpstreamForwarder:
             if waiting is not None:
                 waiting.detach()
             response.close()
-            if waiting is not None and waiting.ended_by is not None:
-                raise waiting.ended_by from None
+            raise_if_ended(environ, waiting, was_sent=response.status < 400)
             error.sent = True
             return upstream_denial(error)
         except BaseException:
@@ -426,10 +428,15 @@ class UpstreamForwarder:
             headers = [header for header in headers if header[0].lower() != "content-length"]
         metering = self._metering(environ, answer)
         on_end = self._ending(environ, answer, metering)
-        if not answer.first:
+        try:
+            if not answer.first:
+                response.close()
+                on_end()
+            start_response(status_line(response.status, answer.reason), headers)
+        except BaseException:
             response.close()
             on_end()
-        start_response(status_line(response.status, answer.reason), headers)
+            raise
         if not answer.first:
             return []
         environ[WATCHED] = True
@@ -457,7 +464,13 @@ class UpstreamForwarder:
         """Return what is done when the answer has ended: what it used is known, then booked."""
         book = self._booking(environ, answer)
 
+        is_over = False
+
         def end() -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            is_over = True
             health.end(answer.candidate)
             if metering is not None:
                 metering.conclude()

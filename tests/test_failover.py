@@ -335,7 +335,7 @@ def test_a_place_that_is_down_is_probed_by_one_request_at_a_time() -> None:
     assert not seen.is_ready(candidate())
     clock.now += 0.5
     seen.begin(candidate())
-    seen.succeeded(candidate())
+    seen.succeeded(candidate(), seen.now())
     assert seen.is_ready(candidate())
 
 
@@ -345,7 +345,7 @@ def test_faults_have_to_come_in_a_row() -> None:
     for _ in range(2):
         seen.failed(candidate(), Failure.FAULT)
     assert seen.is_ready(candidate())
-    seen.succeeded(candidate())
+    seen.succeeded(candidate(), seen.now())
     for _ in range(2):
         seen.failed(candidate(), Failure.FAULT)
     assert seen.is_ready(candidate())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from werkzeug.http import parse_date
 
 from ..denial import Denial, body_denial, store_denial
-from ..environ import ATTEMPTS, MODEL, PROVIDER, TRIED, request_id
+from ..environ import ATTEMPTS, MODEL, PROVIDER, TRIED, UNSEEN, request_id
 from ..errors import (
     BodyError,
     StoreUnavailable,
@@ -17,11 +17,11 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..limits.enforcing import RESERVERS
-from .health import Failure, failure_of, health
+from .health import Failure, failure_of, health, is_spent
 from .planning import Plan
 from .response_headers import header
 from .route import Candidate
-from .transport import Response, Timeouts, Transport
+from .transport import Request, Response, Timeouts, Transport
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -82,60 +82,122 @@ def attempt(
         GatewayError: the wait was ended.
     """
     deadline = time.monotonic() + timeouts.total
-    last = len(plan.candidates) - 1
-    for number, candidate in enumerate(plan.candidates):
-        _tell(environ, candidate)
-        denial = _reserved(environ, candidate)
-        if denial is not None:
-            _note(environ, candidate, denial.code, 0.0)
-            if number < last:
+    rest = list(plan.candidates)
+    last: Denial | None = None
+    kept: Answered | None = None
+    try:
+        while rest and time.monotonic() < deadline:
+            candidate = rest.pop(0)
+            _tell(environ, candidate)
+            last = _reserved(environ, candidate)
+            if last is not None:
+                _note(environ, candidate, last.code, 0.0)
                 continue
-            return denial
-        plan = plan.with_body_for(environ, candidate)
-        environ[ATTEMPTS] = environ.get(ATTEMPTS, 0) + 1
-        begun = time.monotonic()
-        health.begin(candidate)
-        try:
-            response = transport.send(plan.request(candidate, waiting), timeouts, deadline)
-        except BodyError as error:
-            health.end(candidate)
-            return body_denial(error)
-        except UpstreamError as error:
-            health.end(candidate)
-            if waiting is not None and waiting.ended_by is not None:
-                raise waiting.ended_by from None
-            is_late = isinstance(error, UpstreamTimeout)
-            health.failed(candidate, Failure.FAULT if error.sent else Failure.UNREACHABLE)
-            _note(environ, candidate, "timeout" if is_late else "unreachable", begun)
-            again = retry_unsafe or not error.sent
-            if number < last and again and time.monotonic() < deadline:
+            if kept is not None:
+                _tell_of_next(environ, kept)
+                _drop(kept)
+                kept = None
+            plan = plan.with_body_for(environ, candidate)
+            result, failure = _ask(
+                environ, candidate, plan.request(candidate, waiting), transport, timeouts, deadline
+            )
+            if failure is not None:
+                # A key that was refused will be again, and a host has gone for all of its keys.
+                rest = [one for one in rest if not is_spent(one, candidate, failure)]
+            if isinstance(result, UpstreamError):
+                last = upstream_denial(result)
+                if result.sent and not retry_unsafe:
+                    return last
                 continue
-            return upstream_denial(error)
-        except BaseException:
-            health.end(candidate)
-            raise
-        _note(environ, candidate, str(response.status), begun)
-        failure = failure_of(response.status)
-        if failure is None:
-            health.succeeded(candidate)
-            return Answered(response, candidate)
-        health.failed(candidate, failure, retry_after(response.headers, time.time()))
-        if number == last or time.monotonic() >= deadline:
-            return Answered(response, candidate)
-        logger.info(
-            "request %s: %s answered %d, the next is asked",
-            request_id(environ), candidate.name, response.status,
-        )  # fmt: skip
-        response.close()
-        health.end(candidate)
-    raise AssertionError("a plan has a candidate")
+            kept = Answered(result, candidate)
+            if failure is None:
+                break
+        if kept is not None:
+            # Also where the next ones may not be asked: what was answered tells the client more.
+            _tell(environ, kept.candidate)
+            answered, kept = kept, None
+            return answered
+    except BodyError as error:
+        return body_denial(error)
+    finally:
+        _drop(kept)
+    return last or Denial("upstream_timeout", "The provider did not answer in time.")
 
 
 def shown(attempts: list[Attempt]) -> str:
     """Return attempts as a header shows them: `openai/gpt-4o=429, groq/llama-3=200`."""
-    return ", ".join(
+    text = ", ".join(
         f"{'/'.join(filter(None, (one.provider, one.model)))}={one.outcome}" for one in attempts
     )
+    return text.encode("unicode_escape").decode("ascii")  # a name may hold what no header may
+
+
+def _ask(
+    environ: WSGIEnvironment,
+    candidate: Candidate,
+    request: Request,
+    transport: Transport,
+    timeouts: Timeouts,
+    deadline: float,
+) -> tuple[Response | UpstreamError, Failure | None]:
+    """Ask one candidate; return what came of it, and in which way it has failed.
+
+    Raises:
+        BodyError: the client's own body broke off.
+        GatewayError: the wait was ended.
+    """
+    environ[ATTEMPTS] = environ.get(ATTEMPTS, 0) + 1
+    begun, seen = time.monotonic(), health.now()
+    health.begin(candidate)
+    try:
+        response = transport.send(request, timeouts, deadline)
+        failure = failure_of(response.status)
+        if failure is None:
+            health.succeeded(candidate, seen)
+        else:
+            health.failed(candidate, failure, retry_after(response.headers, time.time()))
+    except UpstreamError as error:
+        health.end(candidate)
+        raise_if_ended(environ, request.waiting, was_sent=error.sent)
+        failure = Failure.FAULT if error.sent else Failure.UNREACHABLE
+        health.failed(candidate, failure)
+        is_late = isinstance(error, UpstreamTimeout)
+        _note(environ, candidate, "timeout" if is_late else "unreachable", begun)
+        return error, failure
+    except BaseException:
+        health.end(candidate)
+        raise
+    _note(environ, candidate, str(response.status), begun)
+    return response, failure
+
+
+def raise_if_ended(environ: WSGIEnvironment, waiting: Waiting | None, *, was_sent: bool) -> None:
+    """Raise where the wait was ended by us, and is no fault of the provider's.
+
+    Args:
+        environ: the request.
+        waiting: the wait; None where none could be ended.
+        was_sent: whether the provider may have begun with what it bills.
+    """
+    if waiting is None or waiting.ended_by is None:
+        return
+    if was_sent:
+        environ[UNSEEN] = True
+    raise waiting.ended_by from None
+
+
+def _tell_of_next(environ: WSGIEnvironment, failed: Answered) -> None:
+    logger.info(
+        "request %s: %s answered %d, the next is asked",
+        request_id(environ), failed.candidate.name, failed.response.status,
+    )  # fmt: skip
+
+
+def _drop(answered: Answered | None) -> None:
+    """Let go of an answer that nobody will get."""
+    if answered is not None:
+        answered.response.close()
+        health.end(answered.candidate)
 
 
 def retry_after(headers: list[tuple[str, str]], now: float) -> float | None:
@@ -151,8 +213,7 @@ def retry_after(headers: list[tuple[str, str]], now: float) -> float | None:
     text = header(headers, "retry-after").strip()
     seconds = _number(text) if thousandths is None else thousandths / 1000
     if seconds is None and text:
-        date = parse_date(text)
-        seconds = None if date is None else date.timestamp() - now
+        seconds = _until(text, now)
     return None if seconds is None else min(max(seconds, 0.0), MOST_RETRY_AFTER)
 
 
@@ -163,6 +224,15 @@ def upstream_denial(error: UpstreamError) -> Denial:
         return Denial("upstream_timeout", "The provider did not answer in time.", retryable=False)
     message = "The provider could not be reached or broke off."
     return Denial("upstream_unreachable", message, retryable=not error.sent)
+
+
+def _until(text: str, now: float) -> float | None:
+    """Return the seconds until a date; None for what is none."""
+    try:
+        date = parse_date(text)
+        return None if date is None else date.timestamp() - now
+    except (ValueError, OverflowError):  # a year beyond what a timestamp can tell
+        return None
 
 
 def _number(text: str) -> float | None:

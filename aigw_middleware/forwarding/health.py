@@ -64,6 +64,7 @@ class _State:
     rests: int = 0
     until: float = 0.0
     probed_until: float = 0.0
+    failed_at: float = 0.0
 
 
 class Health:
@@ -121,13 +122,19 @@ class Health:
             if self._in_flight[place] <= 0:
                 del self._in_flight[place]
 
-    def succeeded(self, candidate: Candidate) -> None:
-        """Note that it answered."""
+    def now(self) -> float:
+        """Return the time by which `succeeded` is told when an attempt began."""
+        return self._clock()
+
+    def succeeded(self, candidate: Candidate, begun: float) -> None:
+        """Note that it answered; an attempt begun before the last failure tells nothing new."""
         if not self._states:
             return
         with self._lock:
             for name in _names(candidate):
-                self._states.pop(name, None)
+                state = self._states.get(name)
+                if state is not None and state.failed_at <= begun:
+                    del self._states[name]
 
     def failed(
         self, candidate: Candidate, failure: Failure, retry_after: float | None = None
@@ -144,6 +151,7 @@ class Health:
         with self._lock:
             state = self._states.setdefault(key if rest.of_key else place, _State())
             state.failures += 1
+            state.failed_at = self._clock()
             state.probed_until = 0.0
             if retry_after is None and state.failures < rest.after:
                 return
@@ -160,6 +168,13 @@ os.register_at_fork(after_in_child=health._after_fork)
 def _place(candidate: Candidate) -> object:
     base = candidate.base
     return base.scheme, base.authority, base.path
+
+
+def is_spent(candidate: Candidate, failed: Candidate, failure: Failure) -> bool:
+    """Whether asking a candidate is in vain within a request in which another one has failed."""
+    if failure is Failure.REFUSED_KEY:
+        return _names(candidate) == _names(failed)
+    return failure is Failure.UNREACHABLE and _place(candidate) == _place(failed)
 
 
 def _names(candidate: Candidate) -> tuple[object, object]:

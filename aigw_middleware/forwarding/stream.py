@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 import time
 from collections.abc import Callable
@@ -144,7 +145,7 @@ class ForwardedBody:
 
     def _reason(self, error: GatewayError) -> GatewayError:
         """Return what really ended the stream: a read that we broke ourselves raises too."""
-        return error if self._ended_by is None else self._ended_by
+        return self._ended_by or self._reason_to_end() or error
 
     def _end(self) -> None:
         on_end, self._on_end = self._on_end, None
@@ -184,10 +185,19 @@ class WholeResponse:
 
 
 def has_hung_up(client: socket.socket) -> bool:
-    """Whether a client has closed its end; asked without a wait, and nothing is taken."""
+    """Whether a client has closed its end; asked without a wait, and nothing is taken.
+
+    Asked of the descriptor: a socket of gevent's, or one with a timeout, would wait.
+    """
+    number = client.fileno()
+    if number < 0:
+        return True
+    peeked = _socket.socket(client.family, client.type, client.proto, number)
     try:
-        return not socket.socket.recv(client, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return not peeked.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     except OSError:
         return True
+    finally:
+        peeked.detach()  # it is the client's to close

@@ -226,19 +226,18 @@ class _Connection:
                 count += 1
                 if count > 2 and self.is_readable() and self._has_answer():
                     return False
+                self.sent = True  # from its first byte on nobody knows how much has arrived
                 self._send(pending + _framed(block, chunked), idle, deadline)
-                self.sent = True
                 pending = b""
             if chunked:
                 pending += b"0\r\n\r\n"
+            self.sent = True
             if pending:
                 self._send(pending, idle, deadline)
-            self.sent = True
         except TimeoutError:
             raise UpstreamTimeout("the upstream did not take the request in time") from None
         except OSError:
             # It may have answered (413, 401) and closed without reading all: see what came.
-            self.sent = True
             return False
         return True
 

@@ -10,7 +10,7 @@ from .._iterables import Wrapped
 from .._responding import Headers, with_headers
 from ..denial import Denial
 from ..dialects import EVENT_ENDS, client_dialect
-from ..environ import END, USAGE, request_id
+from ..environ import END, UNSEEN, USAGE, request_id
 from ..errors import LimitReached
 from .holding import Holding
 
@@ -26,6 +26,10 @@ class Head:
     def __init__(self) -> None:
         self.status = 0
         self.is_events = False
+
+    def status_of(self, environ: WSGIEnvironment) -> int:
+        """Return the status to settle by: 0 where what a provider answered went unseen."""
+        return 0 if UNSEEN in environ else self.status
 
     def noting(self, start_response: StartResponse) -> StartResponse:
         """Return a `start_response` that takes note of the head."""
@@ -114,4 +118,4 @@ class HeldAnswer(Wrapped):
         try:
             self.close_inner()
         finally:
-            self._holding.close(self._head.status, self._environ.get(USAGE))
+            self._holding.close(self._head.status_of(self._environ), self._environ.get(USAGE))

@@ -101,7 +101,7 @@ class LimitedGate(Gate):
 
     @staticmethod
     def _let_go(environ: WSGIEnvironment, kept: _Kept) -> None:
-        kept.holding.close(kept.head.status, environ.get(USAGE))
+        kept.holding.close(kept.head.status_of(environ), environ.get(USAGE))
 
 
 def _refusal(limits: NamedLimits, unit: str) -> Denial:
