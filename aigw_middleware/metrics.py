@@ -76,8 +76,10 @@ class Metrics(Observer):
         metrics = self._metrics
         metrics.in_progress.dec()
         status = fields["status"] or 0
+        # Of another method nobody has judged the name.
+        is_served = fields["method"] == "POST" and 0 < status < 400
         provider, model = metrics.named(
-            fields["provider"] or "", (fields["model"] or "") if 0 < status < 400 else ""
+            fields["provider"] or "", (fields["model"] or "") if is_served else ""
         )
         metrics.requests.labels(
             provider, model, str(status), fields["code"] or "", fields["end"]

@@ -24,7 +24,6 @@ from .usage.figures import figures_of
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-_SPAN = "aigw.span"
 _SCOPE = "aigw_middleware"
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216)
@@ -71,6 +70,7 @@ class Tracing(Observer):
         meter_provider: MeterProvider | None = None,
     ) -> None:
         super().__init__(app)
+        self._span = f"aigw.span.{id(self):x}"  # layers of this kind may stand in each other
         self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self._duration = meter.create_histogram(
@@ -96,12 +96,12 @@ class Tracing(Observer):
         """Begin a request's span, and have the provider go on with its trace."""
         parent = propagate.extract(environ, context.get_current(), _ENVIRON)
         span = self._tracer.start_span(_operation(environ), context=parent, kind=SpanKind.SERVER)
-        environ[_SPAN] = span
+        environ[self._span] = span
         propagate.inject(environ, trace.set_span_in_context(span, parent), _ENVIRON)
 
     def observe(self, fields: Fields, environ: WSGIEnvironment) -> None:
         """End it."""
-        span = environ.pop(_SPAN)
+        span = environ.pop(self._span)
         operation = _operation(environ)
         provider, model = fields["provider"], fields["model"]
         named = {

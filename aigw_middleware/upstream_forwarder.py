@@ -271,7 +271,7 @@ class UpstreamForwarder:
             ("X-Aigw-Request-Id", request_id(environ)),
         ]
         start_response("200 OK", headers)
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _shows_attempts(self, environ: WSGIEnvironment) -> bool:
         shows = self._show_attempts

@@ -96,7 +96,7 @@ def test_labels_are_bounded() -> None:
     registry = CollectorRegistry()
     app = Metrics(Inner(), registry=registry)
     for number in range(MOST_MODELS + 5):
-        call(app, "/x", **{"aigw.model": f"m{number}", "aigw.provider": "p"})
+        call(app, "/x", body=b"{}", **{"aigw.model": f"m{number}", "aigw.provider": "p"})
     names = [name for name in samples(registry) if name.startswith("aigw_requests_total")]
     assert len(names) == MOST_MODELS + 1
     assert samples(registry)["aigw_requests_total['200', 'done', 'other', 'p']"] == 5

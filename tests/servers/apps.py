@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
@@ -23,6 +24,7 @@ from aigw_middleware import (
     UpstreamForwarder,
     stack,
 )
+from aigw_middleware.environ import KEY_ALIVE
 
 TOKEN = "client-token"
 PROVIDER_KEY = "sk-provider-key"
@@ -79,12 +81,26 @@ def proxy(port: str) -> Any:
     return UpstreamForwarder(upstream=f"http://127.0.0.1:{port}")
 
 
+def revoked_soon(port: str) -> Any:
+    """Return a forwarder whose client's key is good for half a second of each request."""
+    provider = Provider("openai", base_url=f"http://127.0.0.1:{port}/v1", api_keys=[PROVIDER_KEY])
+    forwarder = UpstreamForwarder(upstream=provider)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        until = time.monotonic() + 0.5
+        environ[KEY_ALIVE] = lambda: time.monotonic() < until
+        return forwarder(environ, start_response)
+
+    return app
+
+
 APPS: dict[str, Callable[[str], Any]] = {
     "bare": lambda _: dump,
     "gateway": gateway,
     "tight": partial(gateway, limit="1/min"),
     "small": partial(gateway, max_body=32 * 1024),
     "proxy": proxy,
+    "revoked-soon": revoked_soon,
     "team": lambda _: HeaderRewriter(dump, request={"set": {"X-Team": "search"}}),
     "KeyAuth": lambda _: KeyAuth(dump, StaticKeys({"ci": TOKEN})),
     "RateLimiter": lambda _: RateLimiter(dump, "1000/min"),

@@ -7,7 +7,7 @@ import json
 import select
 import socket
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -131,3 +131,20 @@ def test_a_client_that_leaves_closes_the_providers_connection(
         with answer(server, "POST", CHAT, test, body=chat(stream=True)) as response:
             assert next(events(response)) == EVENT
         assert closed.wait(SECONDS)
+
+
+def test_a_revoked_key_ends_a_silent_stream(server: Running) -> None:
+    """KEY-7: however silent the provider, and with other clients that wait as well."""
+    gone = threading.Semaphore(0)
+
+    def silent(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(STREAM_HEAD + chunk(EVENT))
+        provider.wait_gone(connection)
+        gone.release()
+
+    with raw_provider(silent) as provider, ExitStack() as opened:
+        for _ in range(2):
+            test = test_header("revoked-soon", provider.url)
+            opened.enter_context(answer(server, "POST", CHAT, test, body=chat(stream=True)))
+        for _ in range(2):
+            assert gone.acquire(timeout=SECONDS)
