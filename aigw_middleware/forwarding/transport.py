@@ -471,6 +471,8 @@ def _tls_context() -> ssl.SSLContext:
 
     cafile = os.environ.get("SSL_CERT_FILE") or certifi.where()
     context = ssl.create_default_context(cafile=cafile)
+    # Python 3.11 up to some release sets it, and a body that was cut off looked whole.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["http/1.1"])
     return context
 
