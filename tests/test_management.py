@@ -340,7 +340,7 @@ def test_an_admin_token_is_kept_as_a_hash(store: Store, tmp_path: Path) -> None:
         store.admin_tokens.create(role="admin")
 
 
-@pytest.mark.parametrize("host", ["a..b", "..", "x" * 64 + ".test", "xn--"])
+@pytest.mark.parametrize("host", ["a..b", "..", "x" * 64 + ".test"])
 def test_a_host_that_is_none_is_told(api: Any, host: str) -> None:
     """400, and no traceback, whether or not a token comes with it."""
     for path in ("/healthz", KEYS):

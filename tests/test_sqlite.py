@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_written_is_said(url: str, tmp_path: Path, monkeyp
             check_same_thread=False,
         ),
     )
-    store._database._pool.clear()
+    store._database._close_connections()
     assert store.keys.verify(token) is not None
     with pytest.raises(StoreUnavailable, match="readonly"):
         store.keys.create()

@@ -326,6 +326,10 @@ class SQLiteDatabase:
         while self._pool:
             self._pool.pop().close()
 
+    def __del__(self) -> None:
+        # Python closes them as well where nobody did, but warns of it from 3.13 on.
+        self._close_connections()
+
     def _forget(self) -> None:
         """In a forked child: let go of what belongs to the parent, without closing it."""
         _inherited.extend(self._pool)
