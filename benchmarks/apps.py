@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any
 
 from aigw_middleware import (
+    AccessLog,
     HeaderRewriter,
     IPAllowlist,
     KeyAuth,
+    ModelAccess,
     Provider,
     RateLimiter,
     UpstreamForwarder,
@@ -22,7 +24,7 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding")
 
 
 def gateway() -> Any:
-    """The whole gateway: address, key, limits, headers, forwarding, a row of usage."""
+    """The whole gateway: log, address, key, model, limits, headers, metering, a row of usage."""
     return _gateway(booked=True)
 
 
@@ -36,11 +38,19 @@ def _gateway(*, booked: bool) -> Any:
     if not booked:
         store.usage.touch = lambda key_id: None  # type: ignore[method-assign]
     provider = Provider("openai", base_url=os.environ["BENCH_UPSTREAM"] + "/v1", api_keys=["sk-x"])
+    directory = os.environ["BENCH_STORE"].removeprefix("sqlite:///").rpartition("/")[0]
     return stack(
         UpstreamForwarder(upstream=provider, store=store if booked else None),
+        partial(AccessLog, destination=f"{directory}/access-{os.getpid()}.log"),
         partial(IPAllowlist, allow=["127.0.0.0/8"]),
         partial(KeyAuth, keys=store.keys),
-        partial(RateLimiter, limits=["9000000/s", "900000000/day"], by="key"),
+        partial(ModelAccess, allow=["openai/*"]),
+        partial(
+            RateLimiter,
+            limits=["9000000/s", "900000000/day", "900000000000 tokens/day"],
+            by="key",
+            counters=f"lmdb://{directory}/counts",
+        ),
         partial(HeaderRewriter, request={"set": {"X-Team": "a"}}),
     )
 

@@ -86,7 +86,7 @@ def report(results: dict[str, list[Round]]) -> None:
     base = medians["bare"]
     print_table(
         "Forwarding under gunicorn gthread, one worker, 16 connections, 2 kB request, 1 kB answer "
-        "(target: the gateway's CPU <= 1.60 x bare)",
+        "(targets: the gateway's CPU <= 1.0 x bare, on Granian <= 0.6 x)",
         ["", "CPU us", "CPU x bare", "req/s", "req/s x bare", "p50 us", "p50 alone us"],
         [
             [name, r.cpu, r.cpu / base.cpu, r.rate, r.rate / base.rate, r.p50, r.p50_alone]
