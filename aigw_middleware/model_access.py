@@ -18,7 +18,7 @@ from .dialects import PLAIN, Output, spoken
 from .environ import full_path
 from .errors import BodyError
 from .gate import Gate
-from .limits.capping import CAP_PATH
+from .limits.capping import CAP_PATH, with_cap
 from .limits.wanted import text_tokens, wanted_output
 from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
 from .named_models import MAX_BODY_BYTES
@@ -131,23 +131,21 @@ class ModelAccess(Gate):
                 return Denial("invalid_request", _TOO_MANY.format(self._max_output), param="n")
         return None
 
-    @staticmethod
-    def _lower(environ: WSGIEnvironment, most: int) -> None:
+    def _lower(self, environ: WSGIEnvironment, most: int) -> None:
         output = wanted_output(environ)
         if output is None:
             return
         each = most // output.answers
-        if not output.caps:
-            environ.setdefault(CAP_PATH, output.path)
+        if not output.caps or CAP_PATH in environ:  # the client has named none
+            with_cap(environ, output.path, each, self)
+            return
         for path in _too_high(output, each):
             data = whole(environ, MAX_BODY_BYTES).read()
             replace(environ, put(data, path, each))
 
 
 def _too_high(output: Output, each: int) -> Iterable[tuple[str, ...]]:
-    """Return where a cap is to be written: in the place of those that are higher, or the first."""
-    if not output.caps:
-        return [output.path]
+    """Return where the client's caps are too high."""
     return [path for path, value in output.caps.items() if value > each]
 
 

@@ -31,6 +31,7 @@ _BOUNDARY = re.compile(
     r"(?:\"([A-Za-z0-9'()+_,./:=? -]{1,70})\"|([A-Za-z0-9'+_./=-]{1,70}))\s*(?:;.*)?",
     re.IGNORECASE,
 ).fullmatch
+_BOUNDARY_NAMES = re.compile(r"[;\s\"]boundary[\s*0-9]*=", re.IGNORECASE).findall
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
 _QUOTED = r'"((?:[^"\\\r\n]|\\.)*)"'
 _DISPOSITION = re.compile(
@@ -82,7 +83,7 @@ def form_boundary(environ: WSGIEnvironment) -> bytes:
     if text.partition(";")[0].strip().lower() != "multipart/form-data":
         return b""
     match = _BOUNDARY(text)
-    if match is None or text.lower().count("boundary") != 1:
+    if match is None or len(_BOUNDARY_NAMES(text)) != 1:
         raise BodyInvalid("The form's Content-Type names no single boundary.")
     return str(match[1] or match[2]).encode("latin-1")
 

@@ -34,10 +34,16 @@ def put(data: bytes, path: tuple[str, ...], value: Any) -> bytes:
     return (text[:begins] + written + text[ends:]).encode()
 
 
-def drop(data: bytes, name: str) -> bytes:
-    """Return the object in `data` without its member `name`, and without one comma."""
+def drop(data: bytes, *path: str) -> bytes:
+    """Return the object in `data` without the member at `path`, and without one comma."""
     text = data.decode()
     opening = _object_at(text, 0)
+    name = path[-1]
+    for outer in path[:-1]:
+        found = [member for member in _members(text, opening) if member.name == outer]
+        if not found or text[found[0].begins] != "{":
+            return data
+        opening = found[0].begins
     members = _members(text, opening)
     for number, member in enumerate(members):
         if member.name != name:

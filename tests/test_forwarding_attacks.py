@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from aigw_middleware.body import whole
 from aigw_middleware.environ import TRIED
 from aigw_middleware.errors import BodyInvalid, UpstreamTimeout
 from aigw_middleware.forwarding.attempting import retry_after, shown
-from aigw_middleware.forwarding.health import health
+from aigw_middleware.forwarding.health import Failure, Health, health
 from aigw_middleware.forwarding.stream import has_hung_up
 from aigw_middleware.forwarding.transport import Request, SocketTransport, Timeouts
 from aigw_middleware.forwarding.url import BaseURL, with_query
@@ -46,7 +47,7 @@ from .support import (
     make_environ,
     raw_provider,
 )
-from .test_failover import AUDIO, FORM, OK, form, listing, pair, status
+from .test_failover import AUDIO, FORM, OK, candidate, form, listing, pair, status
 
 BODY = b'{"model": "m", "messages": []}'
 
@@ -414,7 +415,141 @@ def test_whether_a_client_left_is_asked_without_a_wait() -> None:
     assert has_hung_up(server)
 
 
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ("multipart/form-data; boundary=----WebKitFormBoundaryABC", "----WebKitFormBoundaryABC"),
+        ("multipart/form-data; boundary=----geckoformboundary12", "----geckoformboundary12"),
+        ('multipart/form-data; boundary="Boundary-1=2"', "Boundary-1=2"),
+        ("multipart/form-data; charset=utf-8;boundary=b", "b"),
+    ],
+)
+def test_the_forms_of_browsers_are_read(content_type: str, boundary: str) -> None:
+    """A boundary may hold the word."""
+    body = FORM.replace(b"--xx", b"--" + boundary.encode())
+    app = ModelAccess(Inner(), ["fast"])
+    assert call(app, AUDIO, body=body, CONTENT_TYPE=content_type).status == 200
+
+
+def test_a_default_timeout_changes_nothing_of_the_question_whether_a_client_left() -> None:
+    """Neither the answer, nor the descriptor's mode, nor how long it takes."""
+    client, server = socket.socketpair()
+    with client, server:
+        socket.setdefaulttimeout(600)
+        try:
+            assert not has_hung_up(server)
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(server.fileno())
+
+
+def test_good_answers_clear_failures_while_nothing_rests() -> None:
+    """However long the answers take: one in a hundred that fails makes no provider rest."""
+    seen = Health()
+    one = candidate()
+    for _ in range(50):
+        begun = seen.now()
+        seen.failed(one, Failure.FAULT)
+        seen.succeeded(one, begun)
+        assert seen.is_ready(one)
+    begun = seen.now()
+    seen.failed(one, Failure.REFUSED_KEY)
+    seen.succeeded(one, begun)
+    assert not seen.is_ready(one)
+
+
+@pytest.mark.parametrize("first", ["429", "gone"])
+def test_a_request_counts_once_under_one_limit(opened: Any, first: str) -> None:
+    """Whoever is asked after whom: the client has sent one request."""
+    url = "http://127.0.0.1:1" if first == "gone" else opened(status(429)).url
+    upstream = [
+        Provider("a", base_url=url, models=["m"]),
+        Provider("b", base_url=opened(OK).url, models=["m"]),
+    ]
+    app = limited(upstream, "3/hour for m", f"once-{first}")
+    for _ in range(3):
+        health.forget()
+        answer = call(app, CHAT, body=BODY)
+        assert answer.status == 200
+        assert len(answer.headers.getlist("RateLimit")) == 1
+        assert answer.headers["RateLimit"].count("r=") == 1
+    assert call(app, CHAT, body=BODY).status == 429
+
+
+def test_a_candidate_that_is_never_asked_uses_nothing(opened: Any) -> None:
+    """An inner limit that refuses it gives the outer one its unit back."""
+    forwarder = UpstreamForwarder(upstream=pair(opened(OK), opened(OK)))
+    inner = RateLimiter(
+        forwarder, "1/hour for a/m", by="global", counters="memory:", name="never-asked-in"
+    )
+    app = RateLimiter(inner, "4/hour for m", by="global", counters="memory:", name="never-asked")
+    found = [call(app, CHAT, body=BODY).environ.get("aigw.provider") for _ in range(4)]
+    assert found == ["a", "b", "b", "b"]
+    assert call(app, CHAT, body=BODY).status == 429
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "cap"),
+    [
+        (CHAT, {"model": "m", "messages": []}, "max_tokens"),
+        ("/v1beta/models/m:generateContent", {"contents": []}, "generationConfig"),
+    ],
+)
+def test_a_cap_for_one_candidate_is_none_for_the_next(
+    opened: Any, path: str, body: Any, cap: str
+) -> None:
+    """What a limit of the first provider has put into the body is taken out for the second."""
+    dialect = "openai" if path == CHAT else "gemini"
+    first, second = opened(status(500)), opened(OK)
+    upstream = [
+        Provider(name, base_url=provider.url, dialect=dialect, models=["m"], api_keys=["k"])
+        for name, provider in (("a", first), ("b", second))
+    ]
+    app = limited(upstream, "200 tokens/hour for a/m", f"cap-of-one-{dialect}")
+    assert call(app, path, body=json.dumps(body).encode()).status == 200
+    assert bodies(first)[0][cap]
+    assert not bodies(second)[0].get(cap)
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_the_lowest_cap_of_several_layers_stays(opened: Any, outer: bool) -> None:
+    """A limiter's larger cap does not take the place of `ModelAccess`'s."""
+    provider = opened(OK)
+    layers = [
+        partial(RateLimiter, limits="2000 tokens/hour for m", by="global", counters="memory:",
+                name=f"lowest-{outer}"),
+        partial(ModelAccess, allow=["*"], max_output_tokens=50),
+    ]  # fmt: skip
+    forwarder = UpstreamForwarder(upstream=pair(provider))
+    app = stack(forwarder, *(layers if outer else reversed(layers)))
+    assert call(app, CHAT, body=BODY).status == 200
+    assert bodies(provider)[0]["max_tokens"] == 50
+
+
+def test_a_403_may_be_about_the_model(opened: Any) -> None:
+    """The same key may have another model; a 401 is about the key."""
+    provider = opened(status(403))
+    app = UpstreamForwarder(
+        upstream=Provider("a", base_url=provider.url, api_keys=["k"]),
+        aliases={"fast": ["a/dear", "a/cheap"]},
+    )
+    assert call(app, CHAT, body=b'{"model": "fast", "messages": []}').status == 502
+    assert [body["model"] for body in bodies(provider)] == ["dear", "cheap"]
+
+
 # --- the list of models
+
+
+def test_silent_providers_hide_no_other_ones_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, all are asked at once."""
+    monkeypatch.setattr("aigw_middleware.forwarding.models_list._PATIENCE", 0.5)
+    with ExitStack() as stack_:
+        silent = stack_.enter_context(raw_provider(lambda connection, _: connection.recv(1)))
+        good = stack_.enter_context(opened_listing(["x"]))
+        quiet = [Provider(f"p{number}", base_url=silent.url) for number in range(12)]
+        app = UpstreamForwarder(upstream=[*quiet, Provider("good", base_url=good.url)])
+        ids = [item["id"] for item in call(app, "/v1/models").json["data"]]
+    assert ids == ["good/x"]
 
 
 def test_the_list_names_what_a_client_really_gets(opened: Any) -> None:

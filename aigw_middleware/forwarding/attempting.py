@@ -103,7 +103,8 @@ def attempt(
             )
             if failure is not None:
                 # A key that was refused will be again, and a host has gone for all of its keys.
-                rest = [one for one in rest if not is_spent(one, candidate, failure)]
+                status = 0 if isinstance(result, UpstreamError) else result.status
+                rest = [one for one in rest if not is_spent(one, candidate, failure, status)]
             if isinstance(result, UpstreamError):
                 last = upstream_denial(result)
                 if result.sent and not retry_unsafe:

@@ -127,13 +127,13 @@ class Health:
         return self._clock()
 
     def succeeded(self, candidate: Candidate, begun: float) -> None:
-        """Note that it answered; an attempt begun before the last failure tells nothing new."""
+        """Note that it answered; while it rests, one begun before its failure tells nothing new."""
         if not self._states:
             return
         with self._lock:
             for name in _names(candidate):
                 state = self._states.get(name)
-                if state is not None and state.failed_at <= begun:
+                if state is not None and (state.failed_at <= begun or state.until <= self._clock()):
                     del self._states[name]
 
     def failed(
@@ -170,10 +170,18 @@ def _place(candidate: Candidate) -> object:
     return base.scheme, base.authority, base.path
 
 
-def is_spent(candidate: Candidate, failed: Candidate, failure: Failure) -> bool:
-    """Whether asking a candidate is in vain within a request in which another one has failed."""
+def is_spent(candidate: Candidate, failed: Candidate, failure: Failure, status: int) -> bool:
+    """Whether asking a candidate is in vain within a request in which another one has failed.
+
+    Args:
+        candidate: who would be asked.
+        failed: who was asked.
+        failure: in which way that failed.
+        status: of its answer; a 403 may be about the model, a 401 is about the key.
+    """
     if failure is Failure.REFUSED_KEY:
-        return _names(candidate) == _names(failed)
+        is_alike = status == 401 or candidate.model == failed.model
+        return is_alike and _names(candidate) == _names(failed)
     return failure is Failure.UNREACHABLE and _place(candidate) == _place(failed)
 
 

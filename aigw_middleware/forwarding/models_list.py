@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 FRESH_SECONDS = 300.0
 _RETRY_SECONDS = 30.0
 _PATIENCE = 5.0
-_MOST_AT_ONCE = 8
 _MOST_MODELS = 5000
 _MOST_NAMES = 20_000
 _MOST_BYTES = 4 * 1024 * 1024
@@ -122,7 +121,7 @@ class ModelsList:
         if len(unknown) == 1:
             self._remember(unknown[0], _told(*unknown[0], transport, deadline))
         elif unknown:
-            pool = ThreadPoolExecutor(min(len(unknown), _MOST_AT_ONCE), "aigw-models")
+            pool = ThreadPoolExecutor(len(unknown), "aigw-models")
             asked = {pool.submit(_told, *one, transport, deadline): one for one in unknown}
             done, late = wait(asked, _PATIENCE + 0.5)
             pool.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from ..dialects import EVENT_ENDS
 from ..errors import ClientLeft, GatewayError, KeyRevoked, UpstreamTimeout
 from .meter import Meter
 from .transport import Response
+
+logger = logging.getLogger(__name__)
 
 
 class ForwardedBody:
@@ -145,7 +148,14 @@ class ForwardedBody:
 
     def _reason(self, error: GatewayError) -> GatewayError:
         """Return what really ended the stream: a read that we broke ourselves raises too."""
-        return self._ended_by or self._reason_to_end() or error
+        if self._ended_by is not None:
+            return self._ended_by
+        try:
+            return self._reason_to_end() or error
+        except Exception:
+            # It asks an object of the user's own.
+            logger.exception("whether a stream may go on cannot be told")
+            return error
 
     def _end(self) -> None:
         on_end, self._on_end = self._on_end, None
@@ -189,10 +199,13 @@ def has_hung_up(client: socket.socket) -> bool:
 
     Asked of the descriptor: a socket of gevent's, or one with a timeout, would wait.
     """
-    number = client.fileno()
-    if number < 0:
-        return True
-    peeked = _socket.socket(client.family, client.type, client.proto, number)
+    try:
+        # So marked the object waits for nothing, whatever the default timeout; the descriptor's
+        # own mode is the server's and stays as it is.
+        kind = client.type | socket.SOCK_NONBLOCK
+        peeked = _socket.socket(client.family, kind, client.proto, client.fileno())
+    except (OSError, ValueError):
+        return True  # it is closed
     try:
         return not peeked.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

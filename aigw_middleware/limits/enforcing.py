@@ -20,7 +20,7 @@ from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
 from ..usage.prices import Price, Prices
-from .capping import with_cap
+from .capping import with_cap, without_cap
 from .grammar import CONCURRENT, REQUESTS, USD, Limit, tokens_of
 from .headers import Report, policy, rate_headers
 from .holding import Holding
@@ -163,7 +163,8 @@ class NamedLimits:
     ) -> Denial | None:
         """Reserve for a candidate what depends on it, in the place of the last one's."""
         holding = case.holding
-        holding.drop_late()
+        holding.drop_late(case.environ.get(ATTEMPTS, 0))
+        without_cap(case.environ, holding, holding.early_output)
         if bucket_of is not None:
             case = case._replace(bucket=bucket_of(case.environ))
         if case.want is not None and case.want.is_nothing:
@@ -172,7 +173,13 @@ class NamedLimits:
             except BodyError as error:
                 return body_denial(error)
         told = case.environ[RATE_REPORTS]
-        told[:] = [report for report in told if report not in holding.late_reports]
+        counted = [one.label for one in self._late if holding.counts(one.prefix + case.bucket)]
+        # Of who is asked again under one limit it is the same request, and counts once.
+        stay = [report for report in holding.late_reports if report.name in counted]
+        told[:] = [
+            report for report in told if report in stay or report not in holding.late_reports
+        ]
+        holding.late_reports = stay
         try:
             denial = self._hold(case, self._late, provider, model, late=True)
         except StoreUnavailable as error:
@@ -204,7 +211,7 @@ class NamedLimits:
             found = _prepare(chosen, case, provider, model, price, output)
             if isinstance(found, Denial):
                 return found
-            prepared = found
+            prepared = [pair for pair in found if not (late and holding.counts(pair[1].name))]
             if not prepared:
                 return None
             decision = case.engine.reserve([demand for _, demand in prepared])
@@ -216,7 +223,7 @@ class NamedLimits:
             output = smaller
         reports = self._report(case.environ, [one for one, _ in prepared], decision)
         if late:
-            holding.late_reports = reports
+            holding.late_reports = [*holding.late_reports, *reports]
         if not decision.admitted:
             return _denial(prepared, decision)
         for (one, demand), mark in zip(prepared, decision.marks, strict=True):
@@ -226,7 +233,7 @@ class NamedLimits:
             if not late:
                 holding.early_output = cap
             if case.enforce:
-                with_cap(case.environ, want, cap, holding)
+                with_cap(case.environ, want.cap, cap, holding)
         return None
 
     def _report(

@@ -53,6 +53,7 @@ class Holding:
         self.refused = False
         self.early_output: int | None = None
         self.late_reports: list[Report] = []
+        self._attempts = 0
         self.good_until = float("inf")
 
     def __bool__(self) -> bool:
@@ -73,13 +74,28 @@ class Holding:
             self.renewed(known=True)
             keeper_of(self.engine).add(self)
 
-    def drop_late(self) -> None:
-        """Give back what the last candidate's attempt was reserved."""
-        # A request that was sent to one candidate stays counted there.
-        self._settle(
-            [Settlement(h.demand, h.mark, 0) for h in self._held if h.late and h.unit != REQUESTS]
-        )
-        self._held = [held for held in self._held if not held.late]
+    def drop_late(self, attempts: int) -> None:
+        """Give back what the last candidate's attempt was reserved.
+
+        Args:
+            attempts: how many candidates were asked by now. A request that the last one was
+                asked stays counted there.
+        """
+        was_asked, self._attempts = attempts != self._attempts, attempts
+        kept, dropped = [], []
+        for held in self._held:
+            if not held.late:
+                kept.append(held)
+            elif was_asked and held.unit == REQUESTS:
+                kept.append(held._replace(late=False))
+            else:
+                dropped.append(Settlement(held.demand, held.mark, 0))
+        self._held = kept
+        self._settle(dropped)
+
+    def counts(self, name: str) -> bool:
+        """Whether the request is counted under that name already."""
+        return any(held.unit == REQUESTS and held.demand.name == name for held in self._held)
 
     def close(self, status: int, usage: Any) -> None:
         """Settle to what was really used; harmless a second time.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CONTEXT = 200_000
 """Input tokens that a model is taken to read at most, where nobody knows better."""
 CAPPED = "aigw.capped"
-"""int: the cap that a limiter has put into the body; the client has named none."""
+"""int: the cap that a layer has put into the body; the client has named none."""
 DEFAULT_OUTPUT = 4096
 """Output tokens for which a request that names no cap is reserved, if so many are left."""
 LEAST_OUTPUT = 16
@@ -97,7 +97,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     # A picture in the body has far fewer tokens than its letters would.
     inline = any(mark in body.read() for mark in _INLINE)
     least = 0 if inline or bound > body.size + 1 else body.size // BYTES_A_TOKEN
-    default = DEFAULT_OUTPUT if capped is None else min(DEFAULT_OUTPUT, capped)
+    default = DEFAULT_OUTPUT if capped is None else capped
     return Wanted(model, bound, least, most, output.answers, output.path, default)
 
 
