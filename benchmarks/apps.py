@@ -49,7 +49,7 @@ def _gateway(*, booked: bool) -> Any:
             RateLimiter,
             limits=["9000000/s", "900000000/day", "900000000000 tokens/day"],
             by="key",
-            counters=f"lmdb://{directory}/counts",
+            counters=f"lmdb:///{directory}/counts",
         ),
         partial(HeaderRewriter, request={"set": {"X-Team": "a"}}),
     )
