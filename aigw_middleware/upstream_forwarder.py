@@ -78,6 +78,7 @@ from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Response, Timeouts, Transport, shared_transport
 from .forwarding.url import BaseURL, query
 from .forwarding.waiting import Waiting
+from .named_models import MAX_BODY_BYTES
 from .providers import Provider
 from .usage.prices import Prices
 
@@ -90,7 +91,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 32 * 1024 * 1024
 _MOST_ERROR_BYTES = 1024 * 1024
 _REFUSED_KEY = (401, 403)
 _UNGUARDED = Denial("not_found", "No AI API has this path.")

@@ -52,7 +52,8 @@ DEFAULT_STORE = "sqlite:///aigw.db"
 MEMORY = "memory:"
 HEALTH = "/healthz"
 
-_SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's own variable
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus-client's own variable, by which its modules share their counts."""
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 _NOT_FOUND = Denial("not_found", "The gateway serves no such path.")
@@ -75,11 +76,11 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
         store.provider_keys.check()  # another secret is told now, not by the first request
     counters = counters_of(variables)
     layers: list[Callable[[WSGIApplication], WSGIApplication]] = []
-    if variables.get(_SHARED_METRICS):
-        layers.insert(0, _metrics)
     log = variables.get("AIGW_ACCESS_LOG")
     if log:
-        layers.insert(0, partial(AccessLog, destination=None if log == "-" else log))
+        layers.append(partial(AccessLog, destination=None if log == "-" else log))
+    if variables.get(SHARED_METRICS):
+        layers.append(_metrics)
     if policy:
         return stack(_Healthy(_with_policy(policy, store, counters)), *layers)
     layers.append(partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters))
@@ -158,7 +159,7 @@ def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication
         token,
         allowed_hosts=_LOOPBACK if loopback else (),
         counters=counters if counters.shared else None,
-        metrics=_exposition() if variables.get(_SHARED_METRICS) else None,
+        metrics=_exposition() if variables.get(SHARED_METRICS) else None,
     )
 
 

@@ -87,17 +87,24 @@ def measure(app: Any, environ: dict[str, Any], count: int) -> float:
     return elapsed / count * 1e6
 
 
+def medians_of(
+    apps: dict[str, Any], environ: dict[str, Any], rounds: int, count: int
+) -> dict[str, float]:
+    """Return the median of what a request takes by application, which take turns."""
+    times: dict[str, list[float]] = {name: [] for name in apps}
+    for _ in range(rounds):
+        for name, app in apps.items():
+            times[name].append(measure(app, environ, count))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def run(*, quick: bool) -> None:
     """Measure, and print the table."""
     rounds, count = (3, 500) if quick else (15, 2000)
     with tempfile.TemporaryDirectory() as directory:
         apps, token = candidates(directory)
         environ = request(token)
-        times: dict[str, list[float]] = {name: [] for name in apps}
-        for _ in range(rounds):
-            for name, app in apps.items():
-                times[name].append(measure(app, environ, count))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+        medians = medians_of(apps, environ, rounds, count)
     base = medians["no layer"]
     flask_cost = medians["Flask, hello world"] - base
     print_table(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 from functools import partial
 from typing import Any
 
 from aigw_middleware import HeaderRewriter, IPAllowlist, RateLimiter, TrafficPolicy, stack
 
-from .layers import hello, measure, request
+from .layers import hello, medians_of, request
 from .table import print_table
 
 EXPRESSIONS = [
@@ -90,11 +89,7 @@ def run(*, quick: bool) -> None:
         "the same stack in Python": in_python(),
     }
     environ = request("gateway-key") | {"HTTP_X_TEAM": "search"}
-    times: dict[str, list[float]] = {name: [] for name in apps}
-    for _ in range(rounds):
-        for name, app in apps.items():
-            times[name].append(measure(app, environ, count))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = medians_of(apps, environ, rounds, count)
     base = medians["no layer"]
     one = medians["a document with one rule"]
     written = medians["the same stack in Python"] - base

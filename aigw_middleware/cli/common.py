@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 Records = Store | RemoteStore
 
-_store_url_option = click.option(
+store_url_option = click.option(
     "--store",
     "store_url",
     envvar="AIGW_STORE",
@@ -46,7 +46,7 @@ _api_option = click.option(
 def local_store_option(command: F) -> F:
     """Add --store, and give the command the store that it names as `store`."""
 
-    @_store_url_option
+    @store_url_option
     @wraps(command)
     def run(*args: Any, store_url: str, **options: Any) -> Any:
         return command(*args, store=open_store(store_url), **options)
@@ -57,7 +57,7 @@ def local_store_option(command: F) -> F:
 def existing_store_option(command: F) -> F:
     """As `local_store_option`, for what looks after a store: it makes none."""
 
-    @_store_url_option
+    @store_url_option
     @wraps(command)
     def run(*args: Any, store_url: str, **options: Any) -> Any:
         if os.environ.get("AIGW_API"):
@@ -73,7 +73,7 @@ def existing_store_option(command: F) -> F:
 def store_option(command: F) -> F:
     """Add --store and --api, and give the command what they name as `store`."""
 
-    @_store_url_option
+    @store_url_option
     @_api_option
     @wraps(command)
     def run(*args: Any, store_url: str, api_url: str | None, **options: Any) -> Any:

@@ -19,8 +19,8 @@ from ..key_auth import KeyAuth
 from ..providers.configured import configured_providers
 from ..store import Store, open_store
 from ..upstream_forwarder import UpstreamForwarder
-from ..wsgi import DEFAULT_STORE, HEALTH, counters_of, own_paths
-from .common import json_option, print_table
+from ..wsgi import HEALTH, counters_of, own_paths
+from .common import json_option, print_table, store_url_option
 
 
 @click.group()
@@ -104,14 +104,7 @@ def _checked(file: str) -> Any:
     default=None,
     help="A line of the access log instead, in JSON; - reads standard input.",
 )
-@click.option(
-    "--store",
-    "store_url",
-    envvar="AIGW_STORE",
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Where the records are. [env: AIGW_STORE]",
-)
+@store_url_option
 @click.option("--counters", envvar="AIGW_COUNTERS", default=None, hidden=True)
 @json_option
 def explain(

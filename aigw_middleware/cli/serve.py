@@ -18,6 +18,7 @@ import click
 from ..wsgi import (
     DEFAULT_STORE,
     MEMORY,
+    SHARED_METRICS,
     build,
     build_management,
     counters_of,
@@ -137,10 +138,10 @@ def serve(
 
 def _share_metrics() -> None:
     """Have all processes count in one directory; before prometheus-client is imported."""
-    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    if not os.environ.get(SHARED_METRICS):
         directory = tempfile.mkdtemp(prefix="aigw-metrics-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        os.environ[SHARED_METRICS] = directory
 
 
 def _worker_ended(server: object, worker: Any) -> None:

@@ -106,20 +106,13 @@ class ForwardedBody:
 
     def check(self) -> None:
         """End the stream if nobody may or will read it; called by the watchdog."""
-        reason = self._reason_to_end()
+        reason = reason_to_end(self._client, self._alive)
         if reason is None:
             return
         with self._lock:
             if not self._closed and self._ended_by is None:
                 self._ended_by = reason  # first, so that the reader that wakes knows why
                 self._response.shutdown()
-
-    def _reason_to_end(self) -> GatewayError | None:
-        if self._alive is not None and not self._alive():
-            return KeyRevoked("the key of this stream was revoked")
-        if self._client is not None and has_hung_up(self._client):
-            return ClientLeft()
-        return None
 
     def _read(self) -> bytes:
         if self._error is not None:
@@ -151,7 +144,7 @@ class ForwardedBody:
         if self._ended_by is not None:
             return self._ended_by
         try:
-            return self._reason_to_end() or error
+            return reason_to_end(self._client, self._alive) or error
         except Exception:
             # It asks an object of the user's own.
             logger.exception("whether a stream may go on cannot be told")
@@ -192,6 +185,22 @@ class WholeResponse:
 
     def close(self) -> None:
         """Let go of nothing."""
+
+
+def reason_to_end(
+    client: socket.socket | None, alive: Callable[[], bool] | None
+) -> GatewayError | None:
+    """Return why nobody may or will read an answer any more; None where somebody does.
+
+    Args:
+        client: the client's socket; None where the server does not show it.
+        alive: tells whether the client's key is still good; None where nobody can revoke it.
+    """
+    if alive is not None and not alive():
+        return KeyRevoked("the key of this request was revoked")
+    if client is not None and has_hung_up(client):
+        return ClientLeft()
+    return None
 
 
 def has_hung_up(client: socket.socket) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from threading import Lock
 
 from .._watchdog import watchdog
-from ..errors import ClientLeft, GatewayError, KeyRevoked
-from .stream import has_hung_up
+from ..errors import GatewayError
+from .stream import reason_to_end
 
 
 class Waiting:
@@ -55,7 +55,7 @@ class Waiting:
 
     def check(self) -> None:
         """End the wait if nobody may or will read the answer; called by the watchdog."""
-        reason = self._reason()
+        reason = reason_to_end(self._client, self._alive)
         if reason is None:
             return
         with self._lock:
@@ -63,10 +63,3 @@ class Waiting:
                 self.ended_by = reason
                 if self._wake is not None:
                     self._wake()
-
-    def _reason(self) -> GatewayError | None:
-        if self._alive is not None and not self._alive():
-            return KeyRevoked("the key of this request was revoked")
-        if self._client is not None and has_hung_up(self._client):
-            return ClientLeft()
-        return None

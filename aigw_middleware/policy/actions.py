@@ -731,7 +731,7 @@ def nobody(environ: WSGIEnvironment, start_response: Any) -> list[bytes]:
     return []
 
 
-_TOKENS = Integer(1, 500_000)
+TOKENS = Integer(1, 500_000)
 _STATUS = Integer(200, 599)
 _HEADERS = MapOf(Completed(_header_value), 1, 10, name=_header)
 
@@ -879,8 +879,8 @@ ACTIONS: dict[str, Action] = {
                 "allow": Field(ListOf(Text()), doc="patterns over provider/model"),
                 "deny": Field(ListOf(Text()), doc="beats allow"),
                 "paths": Field(ListOf(Text()), doc="AI paths that name no model"),
-                "max_input_tokens": Field(_TOKENS),
-                "max_output_tokens": Field(_TOKENS),
+                "max_input_tokens": Field(TOKENS),
+                "max_output_tokens": Field(TOKENS),
                 "enforce": _ENFORCE,
             }
         ),

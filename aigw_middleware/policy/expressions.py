@@ -54,7 +54,7 @@ MOST_INDEXED = 50
 # The library logs what a function of ours raises; we say ourselves what has failed, without values.
 logging.getLogger("cel").setLevel(logging.CRITICAL)
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""
     (?P<space>(?:[ \t\r\n\f]|//[^\n]*)+)
   | (?P<string>(?:[rR][bB]?|[bB][rR])(?:\"\"\".*?\"\"\"|\'\'\'.*?\'\'\'|"[^"\n]*"|'[^'\n]*')
@@ -597,7 +597,7 @@ def _tokens(source: str) -> list[_Token]:
     found: list[_Token] = []
     position = 0
     while position < len(source):
-        match = _TOKEN.match(source, position)
+        match = TOKEN.match(source, position)
         if match is None:
             raise ExpressionError("the expression does not parse", position)
         if match.lastgroup != "space":

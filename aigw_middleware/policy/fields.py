@@ -174,12 +174,13 @@ def _template(node: Node, text: str, reading: Reading, *, static: bool = False) 
     try:
         return Template(text, reading.scope(static=static))
     except ExpressionError as error:
-        return _wrong_expression(node, text, error, reading)
+        return wrong_expression(node, text, error, reading)
     except LookupError as error:
         return reading.wrong(node, str(error.args[0]))
 
 
-def _wrong_expression(node: Node, text: str, error: ExpressionError, reading: Reading) -> Any:
+def wrong_expression(node: Node, text: str, error: ExpressionError, reading: Reading) -> Any:
+    """Note what is wrong in an expression, at its place in the document; return `BAD`."""
     message = f"{error}"
     if len(text) > 40 or "\n" in text:
         message += f" (at character {error.offset + 1})"
@@ -235,7 +236,7 @@ class Condition(Kind):
         try:
             return Expression(value, reading.scope())
         except ExpressionError as error:
-            return _wrong_expression(node, value, error, reading)
+            return wrong_expression(node, value, error, reading)
         except LookupError as error:
             return reading.wrong(node, str(error.args[0]))
 

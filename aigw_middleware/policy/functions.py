@@ -325,6 +325,16 @@ def _random_int(low: int, high: int) -> int:
     return random.randint(low, high)  # noqa: S311  (a chance, not a secret)
 
 
+def _escape_url(text: Any) -> str:
+    return quote(_text(text), safe="")
+
+
+def _unescape_url(text: Any) -> str:
+    return unquote(_text(text))
+
+
+_DIGESTS = {name: _hash(name) for name in ("md5", "sha1", "sha256", "sha512")}
+
 FUNCTIONS: dict[str, Function] = {
     "bool": _bool,
     "int": _int,
@@ -339,13 +349,13 @@ FUNCTIONS: dict[str, Function] = {
     "json.decode": _decode_json,
     "queryString.encode": _encode_query,
     "queryString.decode": _decode_query,
-    "url.escape": lambda text: quote(_text(text), safe=""),
-    "url.unescape": lambda text: unquote(_text(text)),
+    "url.escape": _escape_url,
+    "url.unescape": _unescape_url,
     "url.parse": _parse_url,
     "basic_auth.encode": lambda user, word: _encode_base64(f"{_text(user)}:{_text(word)}"),
     "rand.double": random.random,
     "rand.int": _random_int,
-    **{f"hash.{name}": _hash(name) for name in ("md5", "sha1", "sha256", "sha512")},
+    **{f"hash.{name}": digest for name, digest in _DIGESTS.items()},
     "hash.crc32": _crc32,
 }
 """By the name by which they are called."""
@@ -372,8 +382,8 @@ METHODS: dict[str, Function] = {
     "encodeBase64": _encode_base64,
     "decodeQueryString": _decode_query,
     "encodeQueryString": _encode_query,
-    "escapeUrl": lambda text: quote(_text(text), safe=""),
-    "unescapeUrl": lambda text: unquote(_text(text)),
+    "escapeUrl": _escape_url,
+    "unescapeUrl": _unescape_url,
     "parseUrl": _parse_url,
     "join": _join,
     "slice": _slice,
@@ -381,7 +391,7 @@ METHODS: dict[str, Function] = {
     "sort": _sort,
     "distinct": _distinct,
     "isPrivateIp": _is_private,
-    **{name: _hash(name) for name in ("md5", "sha1", "sha256", "sha512")},
+    **_DIGESTS,
     "crc32": _crc32,
     # As in CEL's standard: months and days of months and years from 0, but `getDate` from 1.
     "getFullYear": _at(lambda t: t.year, None),

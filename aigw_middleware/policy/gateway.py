@@ -35,7 +35,7 @@ from ..providers.catalogue import NAMES
 from ..providers.configured import configured_base, configured_providers
 from ..upstream_forwarder import UpstreamForwarder
 from ..usage.prices import Prices
-from .actions import _TOKENS, Action, Building, Config
+from .actions import TOKENS, Action, Building, Config
 from .document import Node
 from .expressions import EvaluationError, Expression, ExpressionError
 from .fields import (
@@ -51,7 +51,7 @@ from .fields import (
     MapOf,
     Reading,
     Text,
-    _wrong_expression,
+    wrong_expression,
 )
 from .state import State, state_of
 from .steps import failed, refused
@@ -142,7 +142,7 @@ class _Strategy(Kind):
             try:
                 return Expression(value, reading.scope())
             except ExpressionError as error:
-                return _wrong_expression(node, value, error, reading)
+                return wrong_expression(node, value, error, reading)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string"}
@@ -232,8 +232,8 @@ FIELDS = Fields(
         "model_selection": Field(
             Fields({"strategy": Field(ListOf(_Strategy(), 1), required=True)})
         ),
-        "max_input_tokens": Field(_TOKENS, doc="estimated; 413 above"),
-        "max_output_tokens": Field(_TOKENS),
+        "max_input_tokens": Field(TOKENS, doc="estimated; 413 above"),
+        "max_output_tokens": Field(TOKENS),
         "headers": Field(
             MapOf(Completed(), 0, 50, name=_upstream_header), doc="of the provider's request"
         ),

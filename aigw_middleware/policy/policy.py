@@ -112,6 +112,8 @@ class TrafficPolicy:
     Attributes:
         name: what the document is called.
         has_gateway: whether it has an `ai-gateway` action, without which nothing answers AI paths.
+        looks_at_answers: whether it has rules for answers.
+        replaces_answers: whether one of them may put an answer in the place of the app's.
     """
 
     def __init__(
@@ -141,6 +143,10 @@ class TrafficPolicy:
             raise PolicyError(name, reading.mistakes)
         self.has_gateway = any(
             action.type == "ai-gateway" for rule in self._rules[REQUEST] for action in rule.actions
+        )
+        self.looks_at_answers = bool(self._rules[RESPONSE])
+        self.replaces_answers = any(
+            action.action.guards for rule in self._rules[RESPONSE] for action in rule.actions
         )
         self._on_answer = [
             (rule, [_ready(action) for action in rule.actions]) for rule in self._rules[RESPONSE]
@@ -247,18 +253,6 @@ class TrafficPolicy:
                     answer.headers[:] = own.complete(state.environ)
                     return own
         return None
-
-    @property
-    def replaces_answers(self) -> bool:
-        """Whether a rule of the phase of answers may put another one in the place of the app's."""
-        return any(
-            action.action.guards for rule in self._rules[RESPONSE] for action in rule.actions
-        )
-
-    @property
-    def looks_at_answers(self) -> bool:
-        """Whether there are rules of that phase."""
-        return bool(self._rules[RESPONSE])
 
     # --- reading
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .expressions import _TOKEN, Expression, ExpressionError, Scope
+from .expressions import TOKEN, Expression, ExpressionError, Scope
 from .state import State
 from .variables import time_text
 
@@ -38,11 +38,6 @@ class Template:
             position = end + 1
         if position < len(text) or not self._parts:
             self._parts.append(text[position:])
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is the same for every request."""
-        return all(isinstance(part, str) for part in self._parts)
 
     def value(self, state: State) -> Any:
         """Return its value; that of its expression where it is nothing else.
@@ -99,7 +94,7 @@ def _end(text: str, start: int) -> int:
     """Return where the `${` at `start` is closed; braces in its strings don't count."""
     depth, position = 0, start + 1
     while position < len(text):
-        match = _TOKEN.match(text, position)
+        match = TOKEN.match(text, position)
         if match is None:
             break
         if match.lastgroup == "sign":
