@@ -23,6 +23,7 @@ from aigw_middleware.limits.states import LEASE, SECOND, SLOTS, slot_of
 from .redis_server import RedisServer
 from .support import Clock
 
+PATIENCE = 60.0
 START = 1_790_000_000 * SECOND
 LIMITS = [
     "5/10s", "40 tokens/7s", "0.000003 usd/min", "6/3s burst 2", "9/calendar-hour", "2 concurrent",
@@ -50,7 +51,8 @@ class TestClock(Clock):
 
 def timed_redis(server: RedisServer, clock: TestClock) -> RedisCounters:
     """Return an engine whose script reads the test's clock instead of the server's."""
-    counters = RedisCounters(server.url, wall_clock=clock)
+    # A machine under load may pause for longer than a decision may take.
+    counters = RedisCounters(server.url, deadline=PATIENCE, wall_clock=clock)
     told = SCRIPT.replace(
         "local clock = redis.call('TIME')",
         "local told = tonumber(redis.call('GET', '{aigw}:test-clock'))\n"
@@ -159,7 +161,7 @@ def engines(redis_server: RedisServer) -> Iterator[tuple[TestClock, dict[str, En
     clock = TestClock(redis_server.client())
     found: dict[str, Engine] = {
         "memory": MemoryCounters(clock=clock, wall_clock=clock),
-        "lmdb": LMDBCounters(directory, clock=clock, wall_clock=clock),
+        "lmdb": LMDBCounters(directory, deadline=PATIENCE, clock=clock, wall_clock=clock),
         "redis": timed_redis(redis_server, clock),
     }
     yield clock, found

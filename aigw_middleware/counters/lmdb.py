@@ -58,6 +58,7 @@ class LMDBCounters:
 
     Args:
         directory: where the files are; made, for its owner alone, where there is none.
+        deadline: seconds that a decision may wait for its turn.
         clock: returns microseconds that never step back, also while the machine sleeps.
         wall_clock: returns microseconds since 1970.
 
@@ -72,12 +73,14 @@ class LMDBCounters:
         self,
         directory: str,
         *,
+        deadline: float = DEADLINE,
         clock: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
         wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._directory = os.path.abspath(directory)
         self._path = os.path.join(self._directory, f"counters-{_boot_id()}")
         self._saved = os.path.join(self._directory, "counters-saved")
+        self._deadline = deadline
         self._clock = clock
         self._wall_clock = wall_clock
         self.closed = False
@@ -268,8 +271,8 @@ class LMDBCounters:
 
     def _acquire(self) -> None:
         """Take the lock; nothing that holds it waits for anything, or logs."""
-        deadline = time.monotonic() + DEADLINE
-        if not self._thread_lock.acquire(timeout=DEADLINE):
+        deadline = time.monotonic() + self._deadline
+        if not self._thread_lock.acquire(timeout=self._deadline):
             raise _unavailable("another thread holds the counts")
         try:
             if self.closed:

@@ -43,6 +43,7 @@ class RedisCounters:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py reads them.
+        deadline: seconds that a decision may take, connecting included.
         wall_clock: returns microseconds since 1970, by which calendars are looked up.
 
     Raises:
@@ -53,15 +54,20 @@ class RedisCounters:
     native = False
 
     def __init__(
-        self, url: str, *, wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000
+        self,
+        url: str,
+        *,
+        deadline: float = DEADLINE,
+        wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
+        self._deadline = deadline
         try:
             self._clock = threading.local()
             self._client = redis.Redis.from_url(
                 url,
                 connection_class=_bounded(urlsplit(url).scheme, self._clock),
-                socket_timeout=DEADLINE,
-                socket_connect_timeout=DEADLINE,
+                socket_timeout=deadline,
+                socket_connect_timeout=deadline,
                 retry=Retry(NoBackoff(), 0),
                 health_check_interval=0,
                 max_connections=CONNECTIONS,
@@ -181,11 +187,11 @@ class RedisCounters:
         return list(self._client.scan_iter(match=escaped + "*", count=1000))
 
     @contextmanager
-    def _asking(self, seconds: float = DEADLINE) -> Iterator[None]:
+    def _asking(self, seconds: float | None = None) -> Iterator[None]:
         """Ask the server for so long at most, unless it has just given no answer."""
         if time.monotonic() < self._resting_until:
             raise self._unavailable("has just given no answer")
-        self._clock.ends = time.monotonic() + seconds
+        self._clock.ends = time.monotonic() + (seconds or self._deadline)
         try:
             yield
         except redis.exceptions.MaxConnectionsError:
