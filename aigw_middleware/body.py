@@ -29,6 +29,7 @@ from .errors import (
     BodyTooLarge,
     LengthRequired,
 )
+from .splice import drop, put
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -45,14 +46,19 @@ DISCARD_SECONDS = 1.0
 class Body:
     """A request's body that has been read whole.
 
+    Args:
+        file: holds it.
+        size: its length in bytes.
+        document: the JSON object that is known to be in it; None for one that nobody has read.
+
     Attributes:
         size: its length in bytes.
     """
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
+    def __init__(self, file: IO[bytes], size: int, document: dict[str, Any] | None = None) -> None:
         self._file = file
         self.size = size
-        self._json: dict[str, Any] | None = None
+        self._json = document
 
     def read(self) -> bytes:
         """Return all of it."""
@@ -159,9 +165,51 @@ def whole(environ: WSGIEnvironment, max_bytes: int) -> Body:
     return body
 
 
-def replace(environ: WSGIEnvironment, data: bytes) -> None:
-    """Put another body in the place of one that was read whole."""
-    environ[BODY] = Body(BytesIO(data), len(data))
+def put_member(environ: WSGIEnvironment, path: tuple[str, ...], value: Any) -> None:
+    """Put `value` at `path` into the JSON object that was read whole; see `splice.put`.
+
+    Raises:
+        BodyInvalid: it is none.
+    """
+    body = environ[BODY]
+    document = body.json()
+    replace(environ, put(body.read(), path, value, document), _with(document, path, value))
+
+
+def drop_member(environ: WSGIEnvironment, path: tuple[str, ...]) -> None:
+    """Take the member at `path` out of the JSON object that was read whole; see `splice.drop`.
+
+    Raises:
+        BodyInvalid: it is none.
+    """
+    body = environ[BODY]
+    document = body.json()
+    replace(environ, drop(body.read(), *path), _without(document, path))
+
+
+def _with(document: Any, path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    known: dict[str, Any] = document if isinstance(document, dict) else {}
+    name, rest = path[0], path[1:]
+    return {**known, name: _with(known.get(name), rest, value) if rest else value}
+
+
+def _without(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    name, rest = path[0], path[1:]
+    if not rest:
+        return {key: value for key, value in document.items() if key != name}
+    inner = document.get(name)
+    return {**document, name: _without(inner, rest)} if isinstance(inner, dict) else document
+
+
+def replace(environ: WSGIEnvironment, data: bytes, document: dict[str, Any] | None = None) -> None:
+    """Put another body in the place of one that was read whole.
+
+    Args:
+        environ: the request.
+        data: the body.
+        document: the JSON object in it, where that is known.
+    """
+    environ[BODY] = Body(BytesIO(data), len(data), document)
     environ["wsgi.input"] = BytesIO(data)
     environ["CONTENT_LENGTH"] = str(len(data))
     environ.pop("HTTP_TRANSFER_ENCODING", None)

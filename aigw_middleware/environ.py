@@ -177,8 +177,11 @@ def suffixes(environ: WSGIEnvironment) -> Iterator[str]:
     whoever routes by PATH_INFO sees it without. A server may even take SCRIPT_NAME from the
     client (gunicorn does, from a proxy that it trusts). So a rule that guards looks at each.
     """
-    script = environ.get("SCRIPT_NAME", "")
-    path = full_path(environ)
+    return suffixes_of(environ.get("SCRIPT_NAME", ""), full_path(environ))
+
+
+def suffixes_of(script: str, path: str) -> Iterator[str]:
+    """Yield the same of a whole path that begins with `script`."""
     yield path
     start = 0
     while script and (start := path.find("/", start + 1)) >= 0 and start <= len(script):

@@ -205,7 +205,7 @@ class KeyAuth(LimitedGate):
         if not self._exempt or not self._exempt.opens(full_path(environ)):
             return False
         # What SCRIPT_NAME adds must not make an AI path look like an exempt one.
-        dialect, path = spoken(environ)
+        dialect, path, _ = spoken(environ)
         return dialect is PLAIN or self._exempt.opens(path)
 
     def _look_up(self, tokens: set[str]) -> ApiKey | Denial:

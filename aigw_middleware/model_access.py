@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._paths import PathPatterns
-from .body import replace, whole
+from .body import put_member
 from .denial import Denial, body_denial
 from .dialects import PLAIN, Output, spoken
 from .environ import full_path
@@ -21,8 +21,6 @@ from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
 from .limits.wanted import text_tokens, wanted_output
 from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
-from .named_models import MAX_BODY_BYTES
-from .splice import put
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -140,8 +138,7 @@ class ModelAccess(Gate):
             with_cap(environ, output.path, each, self)
             return
         for path in _too_high(output, each):
-            data = whole(environ, MAX_BODY_BYTES).read()
-            replace(environ, put(data, path, each))
+            put_member(environ, path, each)
 
 
 def _too_high(output: Output, each: int) -> Iterable[tuple[str, ...]]:

@@ -103,11 +103,11 @@ def judge_models(
         rule = partial(_where_named, rules) if optional else rules.judge
         environ.setdefault(MODEL_RULES, []).append(rule)
         return None
-    dialect, path = spoken(environ)
+    dialect, _, rest = spoken(environ)
     if dialect is PLAIN:
         return None
     try:
-        models = named_models(environ, dialect, dialect.rest(path))
+        models = named_models(environ, dialect, rest)
     except BodyError as error:
         return body_denial(error)
     if not models:

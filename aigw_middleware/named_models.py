@@ -7,6 +7,7 @@ OpenRouter and ngrok have it) and are asked for when the first cannot be had.
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
@@ -22,7 +23,11 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 MOST_MODELS = 20
 """How many models one request may name, for which it may be asked one after the other."""
 
-_NAMING = ("model", "models")
+_UNUSUAL = frozenset(
+    "".join(letters)
+    for name in ("model", "models")
+    for letters in product(*zip(name, name.upper(), strict=True))
+) - {"model", "models"}
 _NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
 _MOST_PARTS = 1000
 _MOST_HEAD = 8 * 1024
@@ -57,20 +62,25 @@ def named_models(
         BodyError: the body is not what the path requires, or what stands in a model's place is
             no model's name.
     """
-    document = None
+    takes = dialect.takes(rest)
+    first: object = takes.named
+    further: list[Any] = []
     if environ.get("REQUEST_METHOD") == "POST" and dialect is not PLAIN:
-        if dialect.needs_json.fullmatch(rest):
+        if takes.json:
             document = _judged(environ, max_bytes).json()
-            if any(name.lower() in _NAMING and name not in _NAMING for name in document):
+            if not _UNUSUAL.isdisjoint(document):
                 # Some readers take `Model` for `model`.
                 raise BodyInvalid("The request's body spells the model's name in an unusual way.")
-        elif dialect.takes_form.fullmatch(rest) and (boundary := form_boundary(environ)):
+            if first is None:
+                first = document.get("model")
+            if takes.models and "models" in document:
+                further = _further(document["models"])
+        elif takes.form and (boundary := form_boundary(environ)):
             return form_models(_judged(environ, max_bytes), boundary)
-    first = dialect.model(rest, document)
-    found = [] if first is None else [first]
-    if document is not None and "models" in document and dialect.takes_models.fullmatch(rest):
-        found += _further(document["models"])
-    return tuple(dict.fromkeys(_checked(model) for model in found))
+    if further:
+        found = further if first is None else [first, *further]
+        return tuple(dict.fromkeys(_checked(model) for model in found))
+    return () if first is None else (_checked(first),)
 
 
 def form_boundary(environ: WSGIEnvironment) -> bytes:

@@ -7,6 +7,7 @@ again would lose its order of spaces, escapes and the spelling of its numbers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
@@ -23,12 +24,21 @@ class _Member(NamedTuple):
     ends: int
 
 
-def put(data: bytes, path: tuple[str, ...], value: Any) -> bytes:
+def put(
+    data: bytes,
+    path: tuple[str, ...],
+    value: Any,
+    document: Mapping[str, Any] | None = None,
+) -> bytes:
     """Return the object in `data` with `value` at `path`, a member or a member of a member.
 
     A value that is there is replaced; one that is not is inserted in front, as are the objects
-    on the way to it.
+    on the way to it. `document` is the object where it was read before: then nobody has to look
+    through all of `data` for a member that is not there.
     """
+    if document is not None and path[0] not in document:
+        behind = data.index(b"{") + 1  # strict JSON: nothing but spaces stands before it
+        return data[:behind] + _inserted(path, value, bool(document)).encode() + data[behind:]
     text = data.decode()
     begins, ends, written = _place(text, _object_at(text, 0), path, value)
     return (text[:begins] + written + text[ends:]).encode()
@@ -67,9 +77,12 @@ def _place(text: str, opening: int, path: tuple[str, ...], value: Any) -> tuple[
             if rest and text[member.begins] == "{":
                 return _place(text, member.begins, rest, value)
             return member.begins, member.ends, json.dumps(_nested(rest, value))
-    comma = "," if members else ""
-    inserted = f"{json.dumps(name)}:{json.dumps(_nested(rest, value))}{comma}"
-    return opening + 1, opening + 1, inserted
+    return opening + 1, opening + 1, _inserted(path, value, bool(members))
+
+
+def _inserted(path: tuple[str, ...], value: Any, is_followed: bool) -> str:
+    comma = "," if is_followed else ""
+    return f"{json.dumps(path[0])}:{json.dumps(_nested(path[1:], value))}{comma}"
 
 
 def _nested(path: tuple[str, ...], value: Any) -> Any:

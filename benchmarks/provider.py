@@ -9,7 +9,10 @@ import asyncio
 import re
 import sys
 
-ANSWER_BODY = b'{"id": "chatcmpl-1", "choices": [{"message": {"content": "' + b"x" * 900 + b'"}}]}'
+ANSWER_BODY = (
+    b'{"id": "chatcmpl-1", "choices": [{"message": {"content": "' + b"x" * 820 + b'"}}], '
+    b'"usage": {"prompt_tokens": 480, "completion_tokens": 205, "total_tokens": 685}}'
+)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
     len(ANSWER_BODY),
     ANSWER_BODY,

@@ -6,12 +6,13 @@ path is shared, from the headers that the vendors' SDKs always send.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._paths import is_canonical, resolved
-from ..environ import GOOGLE_CLIENT, full_path, suffixes
+from ..environ import GOOGLE_CLIENT, suffixes_of
 from . import anthropic, gemini, openai, plain
-from ._base import EVENT_ENDS, Dialect, Output, Tokens
+from ._base import EVENT_ENDS, LONGEST, Dialect, Output, Takes, Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -25,6 +26,8 @@ __all__ = [
     "PLAIN",
     "Dialect",
     "Output",
+    "Spoken",
+    "Takes",
     "Tokens",
     "client_dialect",
     "dialect_of",
@@ -39,7 +42,8 @@ PLAIN = plain.PLAIN
 DIALECTS = {dialect.name: dialect for dialect in (OPENAI, ANTHROPIC, GEMINI)}
 """The dialects of AI APIs by name; `PLAIN`, the answer to other paths, is none of them."""
 
-_GOOGLE = ("HTTP_X_GOOG_API_CLIENT", "HTTP_X_GOOG_API_KEY", GOOGLE_CLIENT)
+_CLIENT, _CREDENTIAL = "HTTP_X_GOOG_API_CLIENT", "HTTP_X_GOOG_API_KEY"
+_VERSION = "HTTP_ANTHROPIC_VERSION"
 _CLIENT_DIALECT = "aigw.client_dialect"
 
 
@@ -50,6 +54,15 @@ def dialect_of(path: str, environ: WSGIEnvironment) -> Dialect:
     of its SDK. Anthropic's: `/v1/messages`, and of the paths that it shares with OpenAI
     (`/v1/models`, `/v1/files`) those asked for with `anthropic-version`, which it requires.
     """
+    return _dialect_of(path, _is_google(environ), _VERSION in environ)
+
+
+def _is_google(environ: WSGIEnvironment) -> bool:
+    """Whether a request has a mark of Google's SDKs; unrolled, since every layer asks."""
+    return _CLIENT in environ or _CREDENTIAL in environ or GOOGLE_CLIENT in environ
+
+
+def _dialect_of(path: str, is_google: bool, is_anthropic: bool) -> Dialect:
     if path.startswith("/v1beta/"):
         return GEMINI
     if not path.startswith("/v1/"):
@@ -61,10 +74,10 @@ def dialect_of(path: str, environ: WSGIEnvironment) -> Dialect:
         return PLAIN
     if segment == "models" and (
         # A fine-tuned model of OpenAI's has several colons in its name.
-        gemini.is_call(rest) or any(name in environ for name in _GOOGLE)
+        gemini.is_call(rest) or is_google
     ):
         return GEMINI
-    if segment in anthropic.SHARED_SEGMENTS and "HTTP_ANTHROPIC_VERSION" in environ:
+    if segment in anthropic.SHARED_SEGMENTS and is_anthropic:
         return ANTHROPIC
     return OPENAI
 
@@ -81,21 +94,43 @@ def client_dialect(environ: WSGIEnvironment) -> Dialect:
     return dialect
 
 
-def spoken(environ: WSGIEnvironment) -> tuple[Dialect, str]:
+class Spoken(NamedTuple):
+    """What a request speaks.
+
+    Attributes:
+        dialect: its dialect; `PLAIN` where its path belongs to no AI API.
+        path: its path in that dialect, the whole one for `PLAIN`.
+        rest: the same without the prefix that stands for a provider's base URL.
+    """
+
+    dialect: Dialect
+    path: str
+    rest: str
+
+
+def spoken(environ: WSGIEnvironment) -> Spoken:
     """Return the dialect of a request and its path in that dialect.
 
     The whole path counts; where it means nothing, what is left of it behind the prefixes that
     the gateway is mounted below. `PLAIN` and the whole path where none of it is an AI API's.
     """
-    for path in suffixes(environ):
-        dialect = dialect_of(path, environ)
+    script, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
+    # Every layer asks, and few paths are asked for: a long one is not worth a place in memory.
+    find = _spoken if len(script) + len(path) <= LONGEST else _spoken.__wrapped__
+    return find(script, path, _is_google(environ), _VERSION in environ)
+
+
+@lru_cache(maxsize=1024)
+def _spoken(script: str, path_info: str, is_google: bool, is_anthropic: bool) -> Spoken:
+    whole = script + path_info or "/"
+    for path in suffixes_of(script, whole):
+        dialect = _dialect_of(path, is_google, is_anthropic)
         if dialect is not PLAIN:
-            return dialect, path
-    path = full_path(environ)
-    if not is_canonical(path):
+            return Spoken(dialect, path, dialect.rest(path))
+    if not is_canonical(whole):
         # Whoever resolves `/v1//x` or `/a/../v1/x` sees an AI path: it is judged as that.
-        path = resolved(path)
-        dialect = dialect_of(path, environ)
+        path = resolved(whole)
+        dialect = _dialect_of(path, is_google, is_anthropic)
         if dialect is not PLAIN:
-            return dialect, path
-    return PLAIN, full_path(environ)
+            return Spoken(dialect, path, dialect.rest(path))
+    return Spoken(PLAIN, whole, whole)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import BodyInvalid
 
 Json = dict[str, Any]
+LONGEST = 512
+"""Letters of a path that is kept in mind at most."""
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 """What a whole event of a stream ends with; an event of ours must not stand within another."""
 
@@ -50,6 +53,24 @@ class Tokens(NamedTuple):
     reasoning: int = 0
 
 
+class Takes(NamedTuple):
+    """What a path takes.
+
+    Attributes:
+        json: whether its POST body is a JSON object.
+        model: whether that must name a model.
+        models: whether that may name further ones in `models`.
+        form: whether its POST body is a form with a `model`.
+        named: the model that stands in the path itself; None for none.
+    """
+
+    json: bool
+    model: bool
+    models: bool
+    form: bool
+    named: str | None
+
+
 class Dialect:
     """One wire dialect.
 
@@ -82,12 +103,9 @@ class Dialect:
     model_path: re.Pattern[str] = re.compile(r"/models/(.+?)/?")
     """Paths (without the prefix) in which a model's name stands: its first group."""
 
-    def model(self, path: str, document: Mapping[str, Any] | None) -> object:
-        """Return what `path` (without the prefix) and its JSON body name as the model."""
-        match = self.model_path.fullmatch(path)
-        if match is not None:
-            return match[1]
-        return None if document is None else document.get("model")
+    def takes(self, path: str) -> Takes:
+        """Return what `path` (without the prefix) takes."""
+        return (_takes if len(path) <= LONGEST else _takes.__wrapped__)(self, path)
 
     def with_model(self, path: str, model: str) -> str:
         """Return `path` with another model's name, where one stands in it."""
@@ -124,6 +142,19 @@ class Dialect:
 
     def __repr__(self) -> str:
         return f"<dialect {self.name}>"
+
+
+@lru_cache(maxsize=1024)
+def _takes(dialect: Dialect, path: str) -> Takes:
+    """Match a path once for all requests that ask for it."""
+    named = dialect.model_path.fullmatch(path)
+    return Takes(
+        dialect.needs_json.fullmatch(path) is not None,
+        dialect.needs_model.fullmatch(path) is not None,
+        dialect.takes_models.fullmatch(path) is not None,
+        dialect.takes_form.fullmatch(path) is not None,
+        None if named is None else named[1],
+    )
 
 
 def figure(document: Any, *names: str) -> int:

@@ -100,7 +100,7 @@ def metering_of(
     streams: bool,
 ) -> Metering | None:
     """Return what meters an answer; None for one that tells no usage (a file, speech)."""
-    dialect, _ = spoken(environ)
+    dialect = spoken(environ).dialect
     kind = header(headers, "content-type").partition(";")[0].strip().lower()
     if dialect is PLAIN or not (streams or kind == "application/json"):
         return None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..body import replace, whole
+from ..body import drop_member, put_member, replace, whole
 from ..denial import Denial
 from ..environ import BODY, CHOOSER, MODEL, UPSTREAM_QUERY
 from ..errors import BodyInvalid, StoreUnavailable
@@ -15,7 +15,6 @@ from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
 from ..named_models import form_boundary, named_models, put_in_form
 from ..providers import Provider
-from ..splice import drop, put
 from ..usage.prices import Prices
 from .health import health
 from .metering import ASKED, TELLS_UNASKED, streams_without_usage, without_codings
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_INCLUDE_USAGE = ("stream_options", "include_usage")
 AUTO = "ngrok/auto"
 """The model's name that stands for none, where a policy chooses."""
 
@@ -112,11 +112,10 @@ class ModelPlace:
         """Put there what `candidate` needs; no other byte is changed."""
         model = candidate.model
         if self._names_model and model is not None and model != self._name:
-            data = environ[BODY].read()
             if self._boundary:
-                replace(environ, put_in_form(data, self._boundary, model))
+                replace(environ, put_in_form(environ[BODY].read(), self._boundary, model))
             else:
-                replace(environ, put(data, ("model",), model))
+                put_member(environ, ("model",), model)
             self._name = model
         if model is not None and CAP_PATH in environ:
             self._name_cap(environ, model)
@@ -129,9 +128,9 @@ class ModelPlace:
         wanted = self._path.dialect.cap_name(self._path.rest, model)
         if wanted is None or wanted == cap or len(cap) != 1:
             return
-        body = environ[BODY]
-        value = body.json().get(cap[0])
-        replace(environ, put(drop(body.read(), cap[0]), wanted, value))
+        value = environ[BODY].json().get(cap[0])
+        drop_member(environ, cap)
+        put_member(environ, wanted, value)
         environ[CAP_PATH] = wanted
 
     @staticmethod
@@ -139,17 +138,16 @@ class ModelPlace:
         """Ask a stream for its usage, or take that back."""
         if wanted == (ASKED in environ):
             return
-        body = environ[BODY]
         if wanted:
             environ[ASKED] = True
-            replace(environ, put(body.read(), ("stream_options", "include_usage"), True))
+            put_member(environ, _INCLUDE_USAGE, True)
             return
         del environ[ASKED]
-        options = body.json().get("stream_options")
+        options = environ[BODY].json().get("stream_options")
         if isinstance(options, dict) and set(options) == {"include_usage"}:
-            replace(environ, drop(body.read(), "stream_options"))
+            drop_member(environ, _INCLUDE_USAGE[:1])
         else:
-            replace(environ, put(body.read(), ("stream_options", "include_usage"), False))
+            put_member(environ, _INCLUDE_USAGE, False)
 
 
 class Planner:
@@ -196,7 +194,7 @@ class Planner:
         chooser = environ.get(CHOOSER)
         wanted: Sequence[str | None] = models or (None,)
         is_auto = chooser is not None and any(model.lower() == AUTO for model in models)
-        needs = method == "POST" and path.dialect.needs_model.fullmatch(path.rest)
+        needs = method == "POST" and path.dialect.takes(path.rest).model
         if needs and not models and chooser is None:
             raise BodyInvalid("The request's body names no model.")
         if is_auto or (needs and not models):
@@ -273,18 +271,16 @@ class Planner:
         if environ["REQUEST_METHOD"] != "POST":
             return None
         asks = self._meter and streams_without_usage(environ, path)
-        dialect, rest = path.dialect, path.rest
-        is_json = bool(dialect.needs_json.fullmatch(rest))
-        document = environ[BODY].json() if is_json and BODY in environ else {}
-        if "models" in document and dialect.takes_models.fullmatch(rest):
-            replace(environ, drop(environ[BODY].read(), "models"))
+        takes = path.dialect.takes(path.rest)
+        document = environ[BODY].json() if takes.json and BODY in environ else {}
+        if "models" in document and takes.models:
+            drop_member(environ, ("models",))
         if candidates[0].model is None:
             return None
-        if is_json:
-            in_path = dialect.model_path.fullmatch(rest) is not None
+        if takes.json:
             name = document.get("model")
-            return ModelPlace(path, b"", name, names_model=not in_path, asks=asks)
-        boundary = form_boundary(environ) if dialect.takes_form.fullmatch(rest) else b""
+            return ModelPlace(path, b"", name, names_model=takes.named is None, asks=asks)
+        boundary = form_boundary(environ) if takes.form else b""
         if not boundary:
             return None
         return ModelPlace(path, boundary, models[0], names_model=bool(models), asks=False)

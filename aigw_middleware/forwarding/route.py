@@ -70,12 +70,11 @@ def is_safe_path(path: str) -> bool:
 
 def ai_path(environ: WSGIEnvironment) -> AIPath | None:
     """Return the AI path of a request, None where its path belongs to no AI API."""
-    dialect, path = spoken(environ)
+    dialect, path, rest = spoken(environ)
     if dialect is PLAIN:
         return None
     raw = raw_path(environ) if path == full_path(environ) else quote_path(path)
-    prefix = next(p for p in dialect.prefixes if path.startswith(p + "/"))
-    rest = path[len(prefix) :]
+    prefix = path[: len(path) - len(rest)]
     # An encoded prefix (`/%761/...`) means the same; then the rest is quoted anew.
     raw_rest = raw[len(prefix) :] if raw.startswith(prefix + "/") else quote_path(rest)
     return AIPath(dialect, rest, raw_rest)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..body import replace, whole
+from ..body import drop_member, put_member, whole
 from ..named_models import MAX_BODY_BYTES
-from ..splice import drop, put
 from .wanted import CAPPED
 
 if TYPE_CHECKING:
@@ -57,10 +56,10 @@ def _write(environ: WSGIEnvironment, path: tuple[str, ...]) -> None:
     lowest = min(environ[_CAPS].values(), default=None)
     if lowest == environ.get(CAPPED):
         return
-    data = whole(environ, MAX_BODY_BYTES).read()
+    whole(environ, MAX_BODY_BYTES)
     if lowest is not None:
         environ[CAPPED] = lowest
-        replace(environ, put(data, path, lowest))
+        put_member(environ, path, lowest)
         return
     del environ[CAPPED], environ[CAP_PATH]
-    replace(environ, drop(data, *path))
+    drop_member(environ, path)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..body import whole
-from ..dialects import PLAIN, Dialect, Output, spoken
+from ..body import Body, whole
+from ..dialects import PLAIN, Output, spoken
 from ..errors import BodyInvalid
 from ..named_models import MAX_BODY_BYTES, named_models
 
@@ -27,7 +27,6 @@ LEAST_OUTPUT = 16
 BYTES_A_TOKEN = 8
 """More bytes than this a token has hardly ever, so a body has at least so many tokens."""
 
-_INLINE = (b"base64", b"data:", b"inlineData", b"inline_data", b"input_audio")
 _REFERENCES = frozenset(
     {
         "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
@@ -35,6 +34,9 @@ _REFERENCES = frozenset(
         "cached_content", "container", "vector_store_ids",
     }
 )  # fmt: skip
+_STORED = ("prompt", "audio")
+"""What may be stored, or was said before, and is then named by its id."""
+_SUSPECTS = _REFERENCES | set(_STORED)
 
 
 class Wanted(NamedTuple):
@@ -73,30 +75,26 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     Raises:
         BodyError: its body cannot be judged.
     """
-    dialect, path = spoken(environ)
     if environ.get("REQUEST_METHOD") in ("GET", "HEAD", "DELETE", "OPTIONS"):
         return _NOTHING
+    dialect, _, rest = spoken(environ)
     if dialect is PLAIN:
         return _NOTHING  # an app of its own, which tells what it used in `aigw.usage`
-    rest = dialect.rest(path)
     found = _document(environ)
+    model = next(iter(named_models(environ, dialect, rest)), None)
     if found is None:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
-        return Wanted(next(iter(named_models(environ, dialect, rest)), None), CONTEXT, 0, 0)
-    document = found[2]
-    body = whole(environ, MAX_BODY_BYTES)
-    model = next(iter(named_models(environ, dialect, rest)), None)
-    bound = max(1, body.size)
-    if _refers(document):
-        bound += CONTEXT
+        return Wanted(model, CONTEXT, 0, 0)
+    body, document = found
+    refers = _refers(document)
+    bound = max(1, body.size) + (CONTEXT if refers else 0)
     output = dialect.output(rest, document)
     if output is None:
         return Wanted(model, bound, body.size // BYTES_A_TOKEN, 0)
     capped: int | None = environ.get(CAPPED)
     most = None if output.cap is None or capped is not None else output.cap * output.answers
     # A picture in the body has far fewer tokens than its letters would.
-    inline = any(mark in body.read() for mark in _INLINE)
-    least = 0 if inline or bound > body.size + 1 else body.size // BYTES_A_TOKEN
+    least = 0 if refers or _has_inline(body.read()) else body.size // BYTES_A_TOKEN
     default = DEFAULT_OUTPUT if capped is None else capped
     return Wanted(model, bound, least, most, output.answers, output.path, default)
 
@@ -108,7 +106,10 @@ def wanted_output(environ: WSGIEnvironment) -> Output | None:
         BodyError: its body cannot be judged.
     """
     found = _document(environ)
-    return None if found is None else found[0].output(found[1], found[2])
+    if found is None:
+        return None
+    dialect, _, rest = spoken(environ)
+    return dialect.output(rest, found[1])
 
 
 def text_tokens(environ: WSGIEnvironment) -> int:
@@ -117,20 +118,30 @@ def text_tokens(environ: WSGIEnvironment) -> int:
     Raises:
         BodyError: its body cannot be judged.
     """
-    return 0 if _document(environ) is None else whole(environ, MAX_BODY_BYTES).size // 4
+    found = _document(environ)
+    return 0 if found is None else found[0].size // 4
 
 
-def _document(environ: WSGIEnvironment) -> tuple[Dialect, str, dict[str, Any]] | None:
-    """Return the dialect of a request, its path in it and its JSON; None where it has none."""
-    dialect, path = spoken(environ)
-    if dialect is PLAIN or environ.get("REQUEST_METHOD") != "POST":
-        return None
-    rest = dialect.rest(path)
-    if not dialect.needs_json.fullmatch(rest):
+def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
+    """Return a request's body and the JSON object in it; None where its path takes none."""
+    dialect, _, rest = spoken(environ)
+    if dialect is PLAIN or environ.get("REQUEST_METHOD") != "POST" or not dialect.takes(rest).json:
         return None
     if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
         raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
-    return dialect, rest, whole(environ, MAX_BODY_BYTES).json()
+    body = whole(environ, MAX_BODY_BYTES)
+    return body, body.json()
+
+
+def _has_inline(data: bytes) -> bool:
+    """Whether something that is no text may stand in the body itself."""
+    return (
+        b"base64" in data
+        or b"data:" in data
+        or b"inlineData" in data
+        or b"inline_data" in data
+        or b"input_audio" in data
+    )
 
 
 def _refers(document: Any) -> bool:
@@ -138,12 +149,12 @@ def _refers(document: Any) -> bool:
     left = [document]
     while left:
         value = left.pop()
-        if isinstance(value, list):
-            left += value
-        elif isinstance(value, dict):
+        if type(value) is dict:  # as JSON is read, and nothing that inherits from it
             if _is_reference(value):
                 return True
             left += value.values()
+        elif type(value) is list:
+            left += value
     return False
 
 
@@ -151,7 +162,9 @@ def _is_reference(value: dict[str, Any]) -> bool:
     kind = value.get("type")
     if kind == "item_reference" or (kind in ("url", "file") and "url" in value):
         return True
-    for name in ("prompt", "audio"):  # one that is stored, or was said before
+    if _SUSPECTS.isdisjoint(value):
+        return False
+    for name in _STORED:
         member = value.get(name)
         if isinstance(member, dict) and "id" in member:
             return True
