@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -46,13 +46,13 @@ def environ_key(name: str) -> str:
     return _BARE.get(folded) or "HTTP_" + folded.upper().replace("-", "_")
 
 
-def misnamed(environ: Mapping[str, object], keys: tuple[str, ...]) -> list[str]:
+def misnamed(keys: Iterable[str]) -> tuple[str, ...]:
     """Return the environ keys that a lenient reader could take for one of `keys`.
 
     Some servers hand on what is no header's name, such as `X-Api-Key : ...`
     (RFC 9112 §5.1 asks them to refuse it).
     """
-    return [odd for key in keys for odd in (f"{key} ", f"{key}\t") if odd in environ]
+    return tuple(odd for key in keys for odd in (f"{key} ", f"{key}\t"))
 
 
 @lru_cache(maxsize=1024)

@@ -8,6 +8,13 @@ WHOLE = (list, tuple)
 """Iterables that are complete when the app returns them; some servers never close a list."""
 
 
+class Block(list[bytes]):
+    """An answer that has come whole; it may be closed like one that streams."""
+
+    def close(self) -> None:
+        """Let go of nothing: nothing is held."""
+
+
 class Wrapped:
     """Hands an app's iterable on, and closes it once, whatever happens (PEP 3333).
 

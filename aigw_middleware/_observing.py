@@ -145,7 +145,7 @@ class _Entry:
         waited = environ.get(UPSTREAM_WAIT, 0.0)
         address = address_of(environ)
         return {
-            "time": self._time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "time": f"{self._time.isoformat(timespec='microseconds')[:-6]}Z",  # not +00:00
             "request_id": request_id(environ),
             "key_id": None if key is None else key.id,
             "client_ip": None if address is None else address.text,

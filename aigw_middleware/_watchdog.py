@@ -40,12 +40,14 @@ class Watchdog:
     def add(self, stream: Stream) -> None:
         """Watch `stream` until it is removed."""
         with self._lock:
+            is_first = not self._streams
             self._streams.add(stream)
             if not self._running:
                 self._running = True
                 thread = threading.Thread(target=self._run, name="aigw-watchdog", daemon=True)
                 thread.start()
-        self._wake.set()
+            if is_first:  # else the thread is awake
+                self._wake.set()
 
     def remove(self, stream: Stream) -> None:
         """Watch it no longer; harmless for one that is not watched."""

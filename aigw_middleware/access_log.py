@@ -69,8 +69,11 @@ class AccessLog(Observer):
             self._said.error("a line of the access log is lost: %s", error)
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _as_json(fields: Fields, environ: WSGIEnvironment) -> str:
-    return json.dumps(fields, separators=(",", ":"))
+    return _encode(fields)
 
 
 def _as_text(fields: Fields, environ: WSGIEnvironment) -> str:
@@ -141,6 +144,7 @@ class _PathWriter:
         self._path = path
         self._lock = Lock()
         self._fd = -1
+        self._identity = (0, 0)
         try:
             self._open()
         except OSError as error:
@@ -159,10 +163,13 @@ class _PathWriter:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
+        status = os.fstat(fd)
+        self._identity = (status.st_dev, status.st_ino)
 
     def _is_there(self) -> bool:
         """Whether the path still leads to the file that is open."""
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+            status = os.stat(self._path)
         except OSError:
             return False
+        return (status.st_dev, status.st_ino) == self._identity

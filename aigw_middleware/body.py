@@ -257,18 +257,29 @@ def _chunked_blocks(environ: WSGIEnvironment, stream: Any, max_bytes: int) -> It
 
 def _read(environ: WSGIEnvironment, stream: Any, size: int) -> bytes:
     """Read up to `size` bytes: what has come where the server can tell, else a block."""
+    sock = client_socket(environ)
     try:
-        with _client_timeout(environ, STALL):
-            # `read(n)` waits for n bytes; only `read1` hands on what has arrived.
-            read1 = getattr(stream, "read1", None)
-            data: bytes = read1(size) if read1 is not None else stream.read(min(size, 8192))
-            return data
+        if sock is None:  # the server's own bound holds
+            return _some(stream, size)
+        before = sock.gettimeout()
+        sock.settimeout(STALL)
+        try:
+            return _some(stream, size)
+        finally:
+            sock.settimeout(before)
     except TimeoutError:
         raise BodyStalled("The request's body did not arrive in time.") from None
     except BodyError:
         raise
     except Exception as error:
         raise BodyIncomplete("The request's body broke off.") from error
+
+
+def _some(stream: Any, size: int) -> bytes:
+    # `read(n)` waits for n bytes; only `read1` hands on what has arrived.
+    read1 = getattr(stream, "read1", None)
+    data: bytes = stream.read(min(size, 8192)) if read1 is None else read1(size)
+    return data
 
 
 def client_socket(environ: WSGIEnvironment) -> Any:

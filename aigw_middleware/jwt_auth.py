@@ -136,8 +136,8 @@ class JWTAuth(Gate):
         presented = environ.pop(self._header, None)
         if presented:
             environ.setdefault(STAND_INS, {})[self._header] = stand_in(presented)
-        for name in misnamed(environ, (self._header,)):
-            del environ[name]
+        for name in misnamed((self._header,)):
+            environ.pop(name, None)
 
     def _look_at(self, environ: WSGIEnvironment) -> dict[str, Any] | Denial:
         token = self._token(environ.get(self._header, ""))

@@ -130,6 +130,7 @@ class KeyAuth(LimitedGate):
         self._exempt = PathPatterns("exempt", exempt)
         names = several("headers", headers)
         self._headers = tuple(dict.fromkeys(header_name("headers", name) for name in names))
+        self._misnamed = misnamed(self._headers)
         if query_parameter is not None and not (
             isinstance(query_parameter, str) and query_parameter
         ):
@@ -238,8 +239,8 @@ class KeyAuth(LimitedGate):
         if "HTTP_X_GOOG_API_KEY" in environ:
             environ[GOOGLE_CLIENT] = True  # which dialect it speaks is told by that
         taken = [(name, environ.pop(name)) for name in self._headers if name in environ]
-        for name in misnamed(environ, self._headers):
-            del environ[name]
+        for name in self._misnamed:
+            environ.pop(name, None)
         if self._parameter is not None:
             environ.setdefault(QUERY_CREDENTIALS, set()).add(self._parameter)
             _remove_parameter(environ, self._parameter)

@@ -81,8 +81,8 @@ def _place(text: str, opening: int, path: tuple[str, ...], value: Any) -> tuple[
 
 
 def _inserted(path: tuple[str, ...], value: Any, is_followed: bool) -> str:
-    comma = "," if is_followed else ""
-    return f"{json.dumps(path[0])}:{json.dumps(_nested(path[1:], value))}{comma}"
+    member = json.dumps(_nested(path, value))[1:-1]
+    return f"{member}, " if is_followed else member
 
 
 def _nested(path: tuple[str, ...], value: Any) -> Any:

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import is_token
+from ._iterables import Block
 from ._responding import with_headers
 from .body import (
     blocks,
@@ -428,8 +429,11 @@ class UpstreamForwarder:
             headers = [header for header in headers if header[0].lower() != "content-length"]
         metering = self._metering(environ, answer)
         on_end = self._ending(environ, answer, metering)
+        whole = None
         try:
-            if not answer.first:
+            if not answer.first or (response.done and not answer.stream):
+                # Nothing is left to wait for: no layer has to look after it any more.
+                whole = _metered(answer.first, metering)
                 response.close()
                 on_end()
             start_response(status_line(response.status, answer.reason), headers)
@@ -439,6 +443,8 @@ class UpstreamForwarder:
             raise
         if not answer.first:
             return []
+        if whole is not None:
+            return Block([whole])
         environ[WATCHED] = True
         return ForwardedBody(
             response,
@@ -603,6 +609,13 @@ def _ended(environ: WSGIEnvironment, error: GatewayError) -> Denial:
         return Denial("upstream_unreachable", "The client has closed the connection.")
     environ[END] = "revoked"
     return _REVOKED
+
+
+def _metered(data: bytes, metering: Metering | None) -> bytes:
+    """Return a whole answer for the client, once its meter has read it."""
+    if metering is None:
+        return data
+    return metering.meter.feed(data) + metering.meter.finish()
 
 
 def _takes_event(answer: _Answer) -> bool:

@@ -40,6 +40,7 @@ from .stack import stack
 from .store import Store, open_store
 from .store.opening import state_directory
 from .upstream_forwarder import UpstreamForwarder
+from .usage.prices import load as load_prices
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -74,6 +75,7 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
         _require_stored_keys(store, sealed=bool(secret))
     if secret:
         store.provider_keys.check()  # another secret is told now, not by the first request
+    load_prices()  # no request is to wait for what can be read now
     counters = counters_of(variables)
     layers: list[Callable[[WSGIApplication], WSGIApplication]] = []
     log = variables.get("AIGW_ACCESS_LOG")

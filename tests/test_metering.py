@@ -165,7 +165,7 @@ def test_an_openai_stream_is_asked_for_its_usage_and_nobody_notices() -> None:
     """STR-6: `stream_options` is spliced in, and the event that it brings is taken out again."""
     answer = ask(streamed(FIRST, LAST, b"[DONE]"), CHAT, {**MODEL, "stream": True})
     (sent,) = answer.sent
-    assert sent.body.startswith(b'{"stream_options":{"include_usage": true},"model": "gpt-4o"')
+    assert sent.body.startswith(b'{"stream_options": {"include_usage": true}, "model": "gpt-4o"')
     assert answer.body == streamed_body(FIRST, b"[DONE]")
     assert answer.environ["aigw.usage"].output_tokens == 30
 
@@ -474,4 +474,4 @@ def test_the_text_around_is_untouched() -> None:
     """Spaces, order, escapes and the spelling of numbers stay."""
     data = b' { "z" : 1.50e3 ,\t"a":"\\u0041" , "max_tokens" : 5 } '
     assert put(data, ("max_tokens",), 9) == data.replace(b": 5 }", b": 9 }")
-    assert put(b"{}", ("a", "b"), 1) == b'{"a":{"b": 1}}'
+    assert put(b"{}", ("a", "b"), 1) == b'{"a": {"b": 1}}'

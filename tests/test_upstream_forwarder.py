@@ -319,7 +319,6 @@ def test_a_chunked_body_goes_to_a_plain_url_as_it_comes(transport: Any) -> None:
     environ["wsgi.input"] = Input()
     _, iterable = start(app, environ)
     assert b"".join(iterable) == b"ok"
-    iterable.close()
     thread.join()
     listener.close()
     assert order == ["waiting", "5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n"]
@@ -401,7 +400,6 @@ def test_an_answer_comes_back_as_it_is(transport: Any) -> None:
         environ = make_environ("/x", HTTP_X_REQUEST_ID="ours")
         started, iterable = start(app, environ)
         body = b"".join(iterable)
-        iterable.close()
     status, headers = started[0]
     assert (status, body) == ("299 Odd", b"\x00\xff\n")
     assert headers == [

@@ -123,12 +123,25 @@ def test_a_forwarded_request_is_booked_before_its_last_bytes(store: Store) -> No
     key, token = store.keys.create()
     with raw_provider(answering(OK)) as provider:
         environ = make_environ(CHAT, body=BODY, HTTP_X_API_KEY=token)
-        iterable = forwarder(store, provider.url)(environ, lambda *args: lambda data: None)
+        iterable = iter(forwarder(store, provider.url)(environ, lambda *args: lambda data: None))
         assert next(iterable) == b"ok"
         (row,) = store.usage.totals()
-        iterable.close()
+        assert list(iterable) == []
     assert (row["key"], row["requests"]) == (key.id, 1)
     assert store.usage.totals()[0]["requests"] == 1
+
+
+def test_a_whole_answer_is_over_when_the_app_returns(store: Store) -> None:
+    """What came in one piece holds nothing open: booked, its slot free, though nobody closes it."""
+    _, token = store.keys.create(limits=["1 concurrent"])
+    with raw_provider(answering(OK)) as provider:
+        app = forwarder(store, provider.url)
+        for count in (1, 2):
+            environ = make_environ(CHAT, body=BODY, HTTP_X_API_KEY=token)
+            statuses: list[str] = []
+            app(environ, lambda status, *_, into=statuses: into.append(status))  # type: ignore[arg-type]
+            assert statuses == ["200 OK"]
+            assert store.usage.totals()[0]["requests"] == count
 
 
 @pytest.mark.parametrize("leave", [True, False])

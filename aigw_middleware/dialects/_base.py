@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import BodyInvalid
 
 Json = dict[str, Any]
+_MOST = 10**12
 LONGEST = 512
 """Letters of a path that is kept in mind at most."""
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -160,12 +161,16 @@ def _takes(dialect: Dialect, path: str) -> Takes:
 def figure(document: Any, *names: str) -> int:
     """Return the number behind `names`, a path; 0 where there is none, or no sane one."""
     for name in names:
-        document = document.get(name) if isinstance(document, Mapping) else None
+        if not isinstance(document, dict):
+            return 0
+        document = document.get(name)
+    if type(document) is int and 0 <= document <= _MOST:  # nearly always
+        return document
     if isinstance(document, float) and document.is_integer():
         document = int(document)
     if isinstance(document, bool) or not isinstance(document, int) or document < 0:
         return 0
-    return min(document, 10**12)
+    return min(document, _MOST)
 
 
 def caps(

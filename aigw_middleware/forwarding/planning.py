@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import drop_member, put_member, replace, whole
@@ -18,7 +19,7 @@ from ..providers import Provider
 from ..usage.prices import Prices
 from .health import health
 from .metering import ASKED, TELLS_UNASKED, streams_without_usage, without_codings
-from .naming import Aliases, resolve
+from .naming import Aliases, Named, resolve
 from .request_headers import request_headers
 from .route import AIPath, Candidate, is_safe_path, provider_candidates
 from .strategies import Wish, arranged
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_KNOWN = 1024
+_LONGEST = 512
+"""How many paths and models are kept in mind, and how long a path at most."""
 _INCLUDE_USAGE = ("stream_options", "include_usage")
 AUTO = "ngrok/auto"
 """The model's name that stands for none, where a policy chooses."""
@@ -181,6 +185,7 @@ class Planner:
         self._meter = meter
         self._strategy = strategy
         self._prices = prices
+        self._meanings = lru_cache(maxsize=_KNOWN)(self._meanings_of)
 
     def plan(self, environ: WSGIEnvironment, path: AIPath) -> Plan | Denial:
         """Return what becomes of a request, or why nothing does.
@@ -228,17 +233,26 @@ class Planner:
     def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:
         """Yield the candidates for one model that the client names; more where it is an alias."""
         if model is None:
-            keyed = [(provider, self.keys(provider)) for provider in self._providers]
-            yield provider_candidates(keyed, path, None)
+            keyed = tuple((provider, self.keys(provider)) for provider in self._providers)
+            yield candidates_for(path, None, keyed)
             return
-        for named in resolve(model, self._providers, self._aliases):
-            chosen = [
-                provider
-                for provider in self._providers
-                if named.provider is None or provider.name == named.provider
-            ]
-            keyed = [(provider, self.keys(provider)) for provider in chosen]
-            yield provider_candidates(keyed, _renamed(path, named.model), named.model)
+        for named, providers in self._meanings(model):
+            keyed = tuple((provider, self.keys(provider)) for provider in providers)
+            yield candidates_for(path, named.model, keyed)
+
+    def _meanings_of(self, model: str) -> list[tuple[Named, list[Provider]]]:
+        """Return what a model's name means, each with the providers that come into question."""
+        return [
+            (
+                named,
+                [
+                    provider
+                    for provider in self._providers
+                    if named.provider is None or provider.name == named.provider
+                ],
+            )
+            for named in resolve(model, self._providers, self._aliases)
+        ]
 
     def _all_models(self, path: AIPath) -> list[str]:
         """Return the names of all models that providers of a path's dialect list."""
@@ -247,14 +261,14 @@ class Planner:
             f"{provider.name}/{model}" for provider in speaking for model in provider.models or ()
         ]
 
-    def keys(self, provider: Provider) -> Sequence[str]:
+    def keys(self, provider: Provider) -> tuple[str, ...]:
         """Return a provider's keys: those given, else the store's, else the environment's."""
         if provider.given_keys:
             return provider.given_keys
-        stored: Sequence[str] = ()
+        stored: tuple[str, ...] = ()
         if self._store is not None:
             try:
-                stored = self._store.provider_keys.secrets(provider.name)
+                stored = tuple(self._store.provider_keys.secrets(provider.name))
             except ValueError as error:  # sealed with another AIGW_SECRET
                 logger.error("a provider key of the store does not open: %s", error)
                 raise StoreUnavailable("a provider key does not open") from None
@@ -295,6 +309,27 @@ def _chosen(
     if not is_open:
         return [c for c in candidates if (c.provider, c.model) in chosen]
     return [c for offer in chosen for c in candidates if (c.provider, c.model) == offer]
+
+
+def candidates_for(
+    path: AIPath, model: str | None, keyed: tuple[tuple[Provider, tuple[str, ...]], ...]
+) -> Wish:
+    """Return the candidates for a model, or for a path that names none; see `provider_candidates`.
+
+    Raises:
+        BodyInvalid: with the model's name the path could be read as another one.
+    """
+    find = _candidates if len(path.raw) <= _LONGEST else _candidates.__wrapped__
+    return find(path, model, keyed)
+
+
+@lru_cache(maxsize=_KNOWN)
+def _candidates(
+    path: AIPath, model: str | None, keyed: tuple[tuple[Provider, tuple[str, ...]], ...]
+) -> Wish:
+    """Make them once for all requests for the same; other keys are another question."""
+    renamed = path if model is None else _renamed(path, model)
+    return provider_candidates(keyed, renamed, model)
 
 
 def _renamed(path: AIPath, model: str) -> AIPath:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .._headers import HOP_BY_HOP, header_of, is_token, is_value
@@ -44,6 +45,8 @@ CLIENT = (
 _TO_NOBODY = _keys(
     *HOP_BY_HOP, *CREDENTIALS, "host", "expect", "content-length", "content-type", "proxy"
 )
+_LONGEST = 128
+"""Letters of a header's key that is kept in mind at most."""
 _NOT_TO_PROVIDERS = _TO_NOBODY | _keys(*ACCOUNT, *CLIENT)
 
 
@@ -57,24 +60,24 @@ def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[s
     Raises:
         BodyInvalid: a name or a value cannot stand in a header.
     """
-    dropped = _NOT_TO_PROVIDERS if provider else _TO_NOBODY
     nominated = environ.get("HTTP_CONNECTION")
+    dropped: frozenset[str] = frozenset()
     if nominated and nominated.lower() not in ("keep-alive", "close"):
         # RFC 9110 §7.6.1. Our own credential is added afterwards and cannot be named away.
-        dropped = dropped | _keys(*(option.strip(" \t") for option in nominated.split(",")))
+        dropped = _keys(*(option.strip(" \t") for option in nominated.split(",")))
     headers = [
-        (header_of(key), value)
+        (name, value)
         for key, value in environ.items()
         if key.startswith("HTTP_")
+        and (name := _sent_as(key, provider)) is not None
         and key not in dropped
-        and not (provider and key.startswith("HTTP_X_FORWARDED"))
     ]
-    # Some servers hand on `X-Api-Key : ...`, which a reader behind us could take for the header.
     extra = environ.get(UPSTREAM_HEADERS) if provider else None
     if extra:
         names = {name.lower() for name, _ in extra}
         headers = [pair for pair in headers if pair[0].lower() not in names] + extra
-    if not is_token("".join([name or "," for name, _ in headers]) or "none"):
+    # Some servers hand on `X-Api-Key : ...`, which a reader behind us could take for the header.
+    if not all(name for name, _ in headers) or (extra and not all(is_token(n) for n, _ in extra)):
         raise BodyInvalid("A header of the request has a name that no header has.")
     content_type = environ.get("CONTENT_TYPE")
     if content_type:
@@ -82,3 +85,18 @@ def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[s
     if not is_value("".join([value for _, value in headers])):
         raise BodyInvalid("A header of the request has a character that no header holds.")
     return headers
+
+
+def _sent_as(key: str, provider: bool) -> str | None:
+    """Return the name by which a header goes on; None where it does not, empty for no name."""
+    return (_name_of if len(key) <= _LONGEST else _name_of.__wrapped__)(key, provider)
+
+
+@lru_cache(maxsize=1024)
+def _name_of(key: str, provider: bool) -> str | None:
+    if key in (_NOT_TO_PROVIDERS if provider else _TO_NOBODY):
+        return None
+    if provider and key.startswith("HTTP_X_FORWARDED"):
+        return None
+    name = header_of(key)
+    return name if is_token(name) else ""

@@ -66,7 +66,8 @@ class ForwardedBody:
         self._lock = Lock()
         self._closed = False
         self._ended_by: GatewayError | None = None
-        self._watched = alive is not None or client is not None
+        # Of an answer that has come whole there is nothing left to end.
+        self._watched = (alive is not None or client is not None) and not response.done
         if self._watched:
             watchdog.add(self)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, unquote_to_bytes, urlsplit
 
@@ -16,6 +17,10 @@ _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+").fullmatch
 _NAMED = re.compile(r"[A-Za-z_-]").search
 # What `pchar` of RFC 3986 §3.3 allows beside letters and digits, and the slash.
 _PATH_SAFE = "/!$&'()*+,;=:@-._~"
+
+
+_LONGEST = 512
+"""Letters of a path that is kept in mind at most."""
 
 
 class BaseURL:
@@ -93,6 +98,11 @@ def raw_path(environ: WSGIEnvironment) -> str:
     judged = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     path = _without_authority(raw).partition("?")[0]
+    return (_spelled if len(path) <= _LONGEST else _spelled.__wrapped__)(path, judged)
+
+
+@lru_cache(maxsize=1024)
+def _spelled(path: str, judged: str) -> str:
     if path and _VISIBLE(path) and unquote_to_bytes(path) == judged.encode("latin-1"):
         return path
     return quote_path(judged)

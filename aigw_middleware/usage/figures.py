@@ -60,6 +60,8 @@ def figures_of(usage: Any) -> Figures:
 
 
 def _tokens(value: Any) -> int:
+    if type(value) is int and 0 <= value <= _MOST_TOKENS:  # nearly always
+        return value
     if isinstance(value, bool) or not isinstance(value, int):
         return 0
     return min(max(value, 0), _MOST_TOKENS)
@@ -69,7 +71,7 @@ def _cost(value: Any) -> int | None:
     if value is None or isinstance(value, bool):
         return None
     try:
-        nano = int(Decimal(str(value)) * NANO)
+        nano = int((value if type(value) is Decimal else Decimal(str(value))) * NANO)
     except (InvalidOperation, ValueError, OverflowError):
         return None
     return min(max(nano, 0), _MOST_COST)
