@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aigw_middleware import open_counters
+from aigw_middleware import RateLimiter, open_counters
 from aigw_middleware.counters.engine import Demand, Engine, Settlement
 from aigw_middleware.limits import parse_limits
 
@@ -85,7 +85,56 @@ def with_redis(work: dict[str, Callable[[], Any]], directory: str, count: int, r
         work["Redis, an empty script"] = lambda: empty(keys=["{aigw}:x"], args=["1"])
         work |= of_limits(f"redis+unix://{server.path}")
         report(work, count, rounds)
+        added(engine, f"redis+unix://{server.path}", count // 20, rounds)
         engine.close()
+
+
+def added(engine: Engine, url: str, count: int, rounds: int) -> None:
+    """Time what one limit of requests adds to Flask's hello world, ours and Flask-Limiter's."""
+    try:
+        from .layers import PATH, flask_hello, medians_of, request
+    except ModuleNotFoundError:
+        print("\nFlask is not installed, so what a limit adds to it is left out")
+        return
+    limit = "9000000/second"
+    apps = {
+        "Flask": flask_hello(),
+        "RateLimiter, memory": RateLimiter(flask_hello(), limit, by="ip"),
+        "RateLimiter, Redis": RateLimiter(flask_hello(), limit, by="ip", counters=engine),
+    }
+    try:
+        apps |= {
+            "Flask-Limiter, memory": flask_limited(PATH, limit, "memory://"),
+            "Flask-Limiter, Redis": flask_limited(PATH, limit, url),
+        }
+    except ModuleNotFoundError:
+        print("\nFlask-Limiter is not installed, so it is left out")
+    medians = medians_of(apps, request(""), rounds, count)
+    base = medians.pop("Flask")
+    print_table(
+        "What one limit adds to a request (target: Flask-Limiter on Redis at least twice ours)",
+        ["", "us added"],
+        [[name, value - base] for name, value in medians.items()],
+    )
+
+
+def flask_limited(path: str, limit: str, url: str) -> Any:
+    """Return Flask's hello world under Flask-Limiter, its moving window, with headers as ours."""
+    from flask import Flask
+    from flask_limiter import Limiter
+    from flask_limiter.util import get_remote_address
+
+    app = Flask(__name__)
+    app.add_url_rule(path, view_func=lambda: "hello")
+    Limiter(
+        get_remote_address,
+        app=app,
+        default_limits=[limit],
+        storage_uri=url,
+        strategy="moving-window",
+        headers_enabled=True,
+    )
+    return app.wsgi_app
 
 
 def report(work: dict[str, Callable[[], Any]], count: int, rounds: int) -> None:

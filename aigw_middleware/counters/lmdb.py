@@ -17,6 +17,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -46,6 +47,8 @@ _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 _SWEEP_AT = 8
 _LONGEST_NAME = 400
 _HEAD = struct.Struct("=qqqq")
+_EXPIRES = struct.Struct("=q")
+_tuple = tuple.__new__  # a third of what a named tuple's own call takes, on every decision
 _CLOCK = b"\0clock"
 _KINDS = tuple(ARITHMETIC)
 
@@ -120,31 +123,32 @@ class LMDBCounters:
     def reserve(self, demands: Sequence[Demand]) -> Decision:
         """Meet all demands or none."""
         with self._transaction() as transaction:
-            present = self._now()
+            present, get = self._now(), transaction.get
             found = []
             for demand in demands:
-                key = _key(demand.name)
-                value = transaction.get(key)
+                name, rule, units, calendar = demand
+                key = _key(name)
+                value = get(key)
                 if value is None:
                     self._new += 1
                 state = _read(value)
-                when = self._at(present, demand.calendar)
-                kind = ARITHMETIC[demand.rule.kind]
-                if not kind.admits(state, demand.rule, when, demand.units):
+                when = present if calendar is None else self._at(present, calendar)
+                kind = ARITHMETIC[rule[0]]
+                if not kind.admits(state, rule, when, units):
                     return self._told(transaction, demands, present)
-                found.append((key, state, when, kind))
+                found.append((key, rule, units, state, when, kind))
             marks, outcomes = [], []
-            for demand, (key, state, when, kind) in zip(demands, found, strict=True):
-                rule = demand.rule
-                lease = new_lease() if rule.kind == "leases" else 0
-                marks.append(kind.take(state, rule, when, demand.units, lease))
-                outcomes.append(kind.outcome(state, rule, when, 0))
-                transaction.put(key, _written(state, rule, when))
+            for key, rule, units, state, when, kind in found:
+                lease = new_lease() if rule[0] == "leases" else 0
+                mark, outcome = kind.reserve(state, rule, when, units, lease)
+                marks.append(mark)
+                outcomes.append(outcome)
+                transaction.put(key, _written(state, rule, kind.expires(state, rule, when)))
             if self._new >= _SWEEP_AT:
                 self._sweep(transaction, present, 2 * self._new)
                 self._wants_room = self._is_nearly_full()
                 self._new = 0
-            return Decision(True, outcomes, marks)
+            return _tuple(Decision, (True, outcomes, marks))
 
     def test(self, demands: Sequence[Demand]) -> Decision:
         """Tell what `reserve` would answer, spending nothing."""
@@ -158,15 +162,15 @@ class LMDBCounters:
         known = []
         with self._transaction() as transaction:
             present = self._now()
-            for demand, mark, used in settlements:
-                rule, key = demand.rule, _key(demand.name)
+            for (name, rule, units, calendar), mark, used in settlements:
+                key = _key(name)
                 state = _read(transaction.get(key))
-                when = self._at(present, demand.calendar)
-                kind = ARITHMETIC[rule.kind]
+                when = present if calendar is None else self._at(present, calendar)
+                kind = ARITHMETIC[rule[0]]
                 kind.expire(state, rule, when)
-                known.append(kind.settle(state, rule, when, mark, demand.units, used))
+                known.append(kind.settle(state, rule, when, mark, units, used))
                 if state:
-                    transaction.put(key, _written(state, rule, when))
+                    transaction.put(key, _written(state, rule, kind.expires(state, rule, when)))
                 else:
                     transaction.delete(key)
         return known
@@ -221,7 +225,7 @@ class LMDBCounters:
             raise _unavailable(f"the counts cannot be saved: {error}") from error
 
     def _now(self) -> Moment:
-        return Moment(self._clock() + self._offset)
+        return _tuple(Moment, (self._clock() + self._offset, 0, 0))
 
     def _at(self, present: Moment, calendar: Calendar | None) -> Moment:
         return present if calendar is None else moment(present, calendar, self._wall_clock())
@@ -271,18 +275,22 @@ class LMDBCounters:
 
     def _acquire(self) -> None:
         """Take the lock; nothing that holds it waits for anything, or logs."""
-        deadline = time.monotonic() + self._deadline
-        if not self._thread_lock.acquire(timeout=self._deadline):
-            raise _unavailable("another thread holds the counts")
+        until = None
+        if not self._thread_lock.acquire(False):
+            until = time.monotonic() + self._deadline
+            if not self._thread_lock.acquire(timeout=self._deadline):
+                raise _unavailable("another thread holds the counts")
         try:
             if self.closed:
                 raise _unavailable(f"the counts in {self._directory} are closed")
-            self._look()
+            now = time.monotonic()
+            if now - self._looked >= LOOK_SECONDS:
+                self._look(now)
             fd = self._lock_fd if self._lock_fd >= 0 else self._lock_file()
             try:
                 fcntl.flock(fd, _EXCLUSIVE)
             except BlockingIOError:
-                self._wait_for(fd, deadline)
+                self._wait_for(fd, until or now + self._deadline)
         except BaseException:
             self._thread_lock.release()
             raise
@@ -307,10 +315,9 @@ class LMDBCounters:
                 if time.monotonic() > deadline:
                     raise _unavailable("another process holds the counts") from None
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         """Notice that the files are no longer those that were opened."""
-        now = time.monotonic()
-        if self._identity is None or now - self._looked < LOOK_SECONDS:
+        if self._identity is None:
             return
         self._looked = now
         if _identity(self._path) == self._identity:
@@ -443,7 +450,9 @@ class _Step:
         counters = self._counters
         counters._acquire()
         try:
-            environment = counters._opened()
+            environment = counters._environment
+            if environment is None or not counters._saving:
+                environment = counters._opened()
             try:
                 self._transaction = environment.begin(write=True)
             except lmdb.MapResizedError:
@@ -461,21 +470,23 @@ class _Step:
         try:
             if error is None:
                 self._transaction.commit()
-            else:
-                self._transaction.abort()
-        except lmdb.Error as failed:
-            error = failed
-        finally:
-            try:
-                if isinstance(error, lmdb.MapFullError):
-                    # What was done is undone; the next decision has room.
-                    counters._grow(counters._environment)
-                elif counters._wants_room and error is None:
+                if counters._wants_room:
                     counters._wants_room = False
                     counters._grow_ahead()
-            finally:
-                counters._release()
+            else:
+                self._transaction.abort()
+                self._undone(error)
+        except lmdb.Error as failed:
+            self._undone(failed)
+        finally:
+            counters._release()
+
+    def _undone(self, error: BaseException) -> None:
+        """See to what has undone the transaction, where that was LMDB."""
+        counters = self._counters
         if isinstance(error, lmdb.MapFullError):
+            # What was done is undone; the next decision has room.
+            counters._grow(counters._environment)
             raise _unavailable("the counts have just outgrown their file") from None
         if isinstance(error, lmdb.Error):
             raise _unavailable(f"the counts in {counters._directory}: {error}") from error
@@ -500,12 +511,16 @@ def _read(value: bytes | None) -> State:
     return array("q") if value is None else array("q", value[_HEAD.size :])
 
 
-def _written(state: State, rule: Rule, when: Moment) -> bytes:
-    expires = ARITHMETIC[rule.kind].expires(state, rule, when)
+def _written(state: State, rule: Rule, expires: int) -> bytes:
+    return _EXPIRES.pack(expires) + _told_of(rule) + state.tobytes()  # type: ignore[attr-defined,no-any-return]
+
+
+@lru_cache(maxsize=1024)
+def _told_of(rule: Rule) -> bytes:
+    """Return what a record tells of its rule, behind when it expires."""
     # Of a pace, what one unit takes is kept in the place of its window.
     length = takes(rule, 1) if rule.kind == "pace" else rule.window
-    head = _HEAD.pack(expires, _KINDS.index(rule.kind), rule.amount, length)
-    return head + state.tobytes()  # type: ignore[attr-defined,no-any-return]
+    return _HEAD.pack(0, _KINDS.index(rule.kind), rule.amount, length)[_EXPIRES.size :]
 
 
 def _rule_of(value: bytes) -> Rule:

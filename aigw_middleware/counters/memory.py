@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from time import monotonic_ns, time_ns
 
 from .. import _native
 from .._forks import in_child
@@ -33,8 +33,8 @@ class MemoryCounters:
     def __init__(
         self,
         *,
-        clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
-        wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock: Callable[[], int] = lambda: monotonic_ns() // 1000,
+        wall_clock: Callable[[], int] = lambda: time_ns() // 1000,
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
@@ -53,22 +53,27 @@ class MemoryCounters:
         with self._lock:
             present = _new(Moment, (self._clock(), 0, 0))
             table, found = self._table, []
-            for name, rule, units, calendar in demands:
+            for demand in demands:
+                name, rule, units, calendar = demand
                 entry = table.get(name)
                 state: State = [] if entry is None else entry[0]
                 when = present if calendar is None else self._at(present, calendar)
-                if not ARITHMETIC[rule.kind].admits(state, rule, when, units):
+                kind = ARITHMETIC[rule[0]]
+                if not kind.admits(state, rule, when, units):
                     return self._refused(demands, present)
-                found.append((state, when))
+                found.append((demand, entry, state, when, kind))
             marks, outcomes = [], []
-            for (name, rule, units, _), (state, when) in zip(demands, found, strict=True):
-                kind = ARITHMETIC[rule.kind]
-                if name not in table:
+            is_kept = True  # what is in the table stays there, unless room is made
+            for (name, rule, units, _), entry, state, when, kind in found:
+                lease = new_lease() if rule[0] == "leases" else 0
+                mark, outcome = kind.reserve(state, rule, when, units, lease)
+                marks.append(mark)
+                outcomes.append(outcome)
+                if entry is None:
                     self._make_room(present)
-                lease = new_lease() if rule.kind == "leases" else 0
-                marks.append(kind.take(state, rule, when, units, lease))
-                outcomes.append(kind.outcome(state, rule, when, 0))
-                table[name] = state, rule
+                    is_kept = False
+                if entry is None or not is_kept or entry[1] is not rule:
+                    table[name] = state, rule
             return _new(Decision, (True, outcomes, marks))
 
     def test(self, demands: Sequence[Demand]) -> Decision:

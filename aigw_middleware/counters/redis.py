@@ -9,10 +9,10 @@ their window, which errs on the side of the limit.
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,9 @@ _LISTING_SECONDS = 10.0
 """How long it may take to list or reset counts, which no request waits for."""
 _TAG = "{aigw}:"
 _KINDS = tuple(ARITHMETIC)
+_KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+_NO_CALENDAR = (0,) * 7
+_Numbers = tuple[int, ...]
 CONNECTIONS = 256
 
 
@@ -109,7 +112,7 @@ class RedisCounters:
         ]
         with self._asking():
             answer = self._run("settle", keys, arguments)
-        return [bool(known) for known in answer]
+        return [bool(known) for known in _unpacked(answer)]
 
     def counts(self, prefix: str = "") -> list[Count]:
         """Return what is counted under the names that begin with `prefix`."""
@@ -149,62 +152,47 @@ class RedisCounters:
         ]
         with self._asking():
             answer = self._run(what, keys, arguments)
-        outcomes = [
-            Outcome(*answer[position : position + 3]) for position in range(1, len(answer), 4)
-        ]
-        admitted = bool(answer[0])
-        marks = answer[4::4] if what == "reserve" and admitted else []
+        first, *told = _unpacked(answer)
+        outcomes = list(map(Outcome, told[0::4], told[1::4], told[2::4]))
+        admitted = bool(first)
+        marks = told[3::4] if what == "reserve" and admitted else []
         return Decision(admitted, outcomes, marks)
 
-    def _run(self, what: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+    def _run(self, what: str, keys: Sequence[str], arguments: Sequence[_Numbers]) -> bytes:
         """Run the script, which the server knows after the first time."""
         client: Any = self._client
-        packed = ",".join(arguments)
+        numbers = [number for some in arguments for number in some]
+        packed = struct.pack(f">{len(numbers)}d", *numbers)
         try:
-            return client.evalsha(self._sha, len(keys), *keys, what, packed)
+            answer: bytes = client.evalsha(self._sha, len(keys), *keys, what, packed)
         except redis.exceptions.NoScriptError:
             client.script_load(self._source)
-            return client.evalsha(self._sha, len(keys), *keys, what, packed)
+            answer = client.evalsha(self._sha, len(keys), *keys, what, packed)
+        return answer
 
-    def _arguments(self, demand: Demand, *, mark: int, used: int) -> str:
+    def _arguments(self, demand: Demand, *, mark: int, used: int) -> _Numbers:
         """Return what the script gets of a demand, always as many numbers."""
         _, rule, units, calendar = demand
-        head = f"{_KINDS.index(rule.kind)},{rule.amount},{rule.window},{units},{mark},{used}"
+        head = (_KIND_NUMBERS[rule.kind], rule.amount, rule.window, units, mark, used)
         if rule.kind == "pace":
             more = max(0, used - units)
-            costs = f"{takes(rule, units)},{takes(rule, 1)},{takes(rule, more or used)}"
-            return f"{head},0,0,0,{costs},0"
+            costs = (takes(rule, units), takes(rule, 1), takes(rule, more or used))
+            return (*head, 0, 0, 0, *costs, 0)
         if calendar is None:
-            return f"{head},0,0,0,0,0,0,0"
+            return head + _NO_CALENDAR
         begins, ends = calendar.period(self._wall_clock())
         # The server's clock may be in another period.
         next_ends = calendar.period(ends).ends
         last_begins = calendar.period(begins - 1).begins
-        return f"{head},{begins},{ends},{next_ends},0,0,0,{last_begins}"
+        return (*head, begins, ends, next_ends, 0, 0, 0, last_begins)
 
     def _keys(self, prefix: str) -> list[bytes]:
         escaped = "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in _TAG + prefix)
         return list(self._client.scan_iter(match=escaped + "*", count=1000))
 
-    @contextmanager
-    def _asking(self, seconds: float | None = None) -> Iterator[None]:
-        """Ask the server for so long at most, unless it has just given no answer."""
-        if time.monotonic() < self._resting_until:
-            raise self._unavailable("has just given no answer")
-        self._clock.ends = time.monotonic() + (seconds or self._deadline)
-        try:
-            yield
-        except redis.exceptions.MaxConnectionsError:
-            raise self._unavailable("has no connection left for this process") from None
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            self._resting_until = time.monotonic() + REST_SECONDS
-            self._checked = False
-            raise self._unavailable(f"gave no answer ({type(error).__name__})") from None
-        except redis.RedisError as error:
-            # READONLY, OOM, BUSY, NOPERM, LOADING: the first word tells.
-            raise self._unavailable(f"refused ({str(error).partition(' ')[0][:40]})") from None
-        if not self._checked:
-            self._check()
+    def _asking(self, seconds: float | None = None) -> _Asking:
+        """Return what bounds asking the server, by default by the deadline; to be entered."""
+        return _Asking(self, seconds or self._deadline)
 
     def _check(self) -> None:
         """Look whether the server may forget counts to make room, which would lift a limit."""
@@ -225,6 +213,38 @@ class RedisCounters:
 
     def _unavailable(self, what: str) -> StoreUnavailable:
         return StoreUnavailable(f"{self._shown} {what}", engine="counters")
+
+
+class _Asking:
+    """Asks the server for so long at most, and not at all when it has just given no answer."""
+
+    __slots__ = ("_counters", "_seconds")
+
+    def __init__(self, counters: RedisCounters, seconds: float) -> None:
+        self._counters = counters
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        counters, now = self._counters, time.monotonic()
+        if now < counters._resting_until:
+            raise counters._unavailable("has just given no answer")
+        counters._clock.ends = now + self._seconds
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        counters = self._counters
+        if error is None:
+            if not counters._checked:
+                counters._check()
+        elif isinstance(error, redis.exceptions.MaxConnectionsError):
+            raise counters._unavailable("has no connection left for this process") from None
+        elif isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            counters._resting_until = time.monotonic() + REST_SECONDS
+            counters._checked = False
+            raise counters._unavailable(f"gave no answer ({type(error).__name__})") from None
+        elif isinstance(error, redis.RedisError):
+            # READONLY, OOM, BUSY, NOPERM, LOADING: the first word tells.
+            first = str(error).partition(" ")[0][:40]
+            raise counters._unavailable(f"refused ({first})") from None
 
 
 def _bounded(scheme: str, clock: Any) -> type[redis.Connection]:
@@ -249,9 +269,14 @@ def _bounded(scheme: str, clock: Any) -> type[redis.Connection]:
     return Bounded
 
 
+def _unpacked(data: bytes) -> list[int]:
+    """Return whole numbers that came as doubles."""
+    return list(map(int, struct.unpack(f">{len(data) // 8}d", data)))
+
+
 def _count(name: str, value: bytes | None, now: int) -> Count | None:
     if value is None:
         return None
-    kind, last, amount, length, *state = (int(number) for number in value.decode().split(","))
+    kind, last, amount, length, *state = _unpacked(value)
     # Of a pace, what one unit takes is kept in the place of its window.
     return count_of(name, state, Rule(_KINDS[kind], amount, length, 1), max(now, last))

@@ -3,8 +3,9 @@
 Numbers are doubles there: whole ones are exact up to 2 to the 53rd, so products are taken apart,
 and what Python can count in larger numbers (the cost of a pace's units) comes as an argument.
 
-A record is a string of numbers: its kind, the greatest time that it has seen, the limit's amount
-and its window (of a pace what one unit takes), for who looks at it, and its state.
+Numbers go in, out and into records as doubles of eight bytes, which is a quarter of what it takes
+to write and read them as text. A record is its kind, the greatest time that it has seen, the
+limit's amount and its window (of a pace what one unit takes), for who looks at it, and its state.
 """
 
 from __future__ import annotations
@@ -197,28 +198,22 @@ end
 local makers = {[0] = make_window, [1] = make_pace, [2] = make_period, [3] = make_leases}
 local kinds = {}
 
+local function packed(numbers)
+  return struct.pack('>' .. string.rep('d', #numbers), unpack(numbers))
+end
+local function unpacked(text)
+  return {struct.unpack('>' .. string.rep('d', #text / 8), text)}
+end
+
 local function load(key)
-  local seen, numbers, position = 0, {}, 0
   local text = redis.call('GET', key)
-  if text then
-    for number in string.gmatch(text, '[^,]+') do
-      position = position + 1
-      if position > 4 then
-        numbers[position - 4] = tonumber(number)
-      elseif position == 2 then
-        seen = tonumber(number)
-      end
-    end
-  end
-  return seen, numbers
+  if not text then return 0, {} end
+  local numbers, state = unpacked(text), {}
+  for position = 5, #text / 8 do state[position - 4] = numbers[position] end
+  return numbers[2], state
 end
 
-local given, position = {}, 0
-for number in string.gmatch(ARGV[2], '[^,]+') do
-  position = position + 1
-  given[position] = tonumber(number)
-end
-
+local given = unpacked(ARGV[2])
 local loaded = {}
 local demands = {}
 for i, key in ipairs(KEYS) do
@@ -256,11 +251,11 @@ local function keep(d)
     return
   end
   local length = d.kind == 1 and d.one or d.window
-  local texts = {string.format('%.0f,%.0f,%.0f,%.0f', d.kind, d.now, d.amount, length)}
-  for _, number in ipairs(d.state) do texts[#texts + 1] = string.format('%.0f', number) end
+  local record = {d.kind, d.now, d.amount, length}
+  for position, number in ipairs(d.state) do record[position + 4] = number end
   local left = kinds[d.kind].expires(d.state, d) - d.now
   local milliseconds = math.max(1, math.ceil(left / 1000)) + 1000
-  redis.call('SET', d.key, table.concat(texts, ','), 'PX', milliseconds)
+  redis.call('SET', d.key, packed(record), 'PX', milliseconds)
 end
 
 if what == 'settle' then
@@ -269,7 +264,7 @@ if what == 'settle' then
     answer[i] = kinds[d.kind].settle(d.state, d)
     keep(d)
   end
-  return answer
+  return packed(answer)
 end
 
 local admitted = 1
@@ -290,5 +285,5 @@ for _, d in ipairs(demands) do
   answer[#answer + 1] = wait
   answer[#answer + 1] = mark
 end
-return answer
+return packed(answer)
 """

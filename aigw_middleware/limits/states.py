@@ -90,6 +90,11 @@ class Arithmetic(Protocol):
     def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
         """Count `units`; return the mark by which they are settled. The state was expired."""
 
+    def reserve(
+        self, state: State, rule: Rule, when: Moment, units: int, lease: int
+    ) -> tuple[int, Outcome]:
+        """Take `units`, and tell of the state then."""
+
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
     ) -> bool:
@@ -130,11 +135,12 @@ class _Window:
             del state[1:end]
 
     def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
+        _, amount, window, _ = rule
         if not state:
-            return units <= rule.amount
-        if len(state) > 1 and state[1] < when.now * SLOTS // rule.window - SLOTS:
+            return units <= amount
+        if len(state) > 1 and state[1] < when[0] * SLOTS // window - SLOTS:
             self.expire(state, rule, when)
-        return state[0] + units <= rule.amount
+        return state[0] + units <= amount
 
     def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
         slot = when.now * SLOTS // rule.window
@@ -149,6 +155,24 @@ class _Window:
         state.append(units)
         state[0] += units
         return slot
+
+    def reserve(
+        self, state: State, rule: Rule, when: Moment, units: int, lease: int
+    ) -> tuple[int, Outcome]:
+        # `take` and `outcome` in one, for what every decision does to nearly every limit.
+        now, (_, amount, window, _) = when[0], rule
+        slot = now * SLOTS // window
+        if len(state) > 2 and state[-2] >= slot:
+            slot = state[-2]
+            state[-1] += units
+        else:
+            if not state:
+                state.append(0)
+            state.append(slot)
+            state.append(units)
+        total = state[0] = state[0] + units
+        reset = -(-(state[1] + SLOTS + 1) * window // SLOTS) - now
+        return slot, _new(Outcome, (amount - total, reset if reset > 0 else 0, 0))
 
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
@@ -184,7 +208,16 @@ class _Window:
         return gone_at(state[-2], rule.window) if len(state) > 1 else 0
 
 
-class _Pace:
+class _Kind:
+    """What the other kinds share."""
+
+    def reserve(
+        self: Arithmetic, state: State, rule: Rule, when: Moment, units: int, lease: int
+    ) -> tuple[int, Outcome]:
+        return self.take(state, rule, when, units, lease), self.outcome(state, rule, when, 0)
+
+
+class _Pace(_Kind):
     """State: when, at its even pace, everything that was admitted would be done."""
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
@@ -227,7 +260,7 @@ def takes(rule: Rule, units: int) -> int:
     return -(-units * rule.window // rule.pace)
 
 
-class _Period:
+class _Period(_Kind):
     """State: when the period began (wall clock), what was counted in it, when it ends (`now`)."""
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
@@ -265,7 +298,7 @@ class _Period:
         return state[2] if state else 0
 
 
-class _Leases:
+class _Leases(_Kind):
     """State: pairs of a lease and when it expires."""
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
