@@ -24,6 +24,7 @@ from aigw_middleware import (
 )
 from aigw_middleware.counters.keeper import keeper_of
 from aigw_middleware.counters.memory import MemoryCounters
+from aigw_middleware.limits.showing import document
 from aigw_middleware.limits.states import LEASE, SECOND
 from aigw_middleware.limits.wanted import CONTEXT, wanted
 
@@ -76,6 +77,34 @@ def used(counters: Any) -> dict[str, int]:
 
 
 # --- reserve and settle
+
+
+BODY = chat(max_tokens=10)
+RESERVED = len(BODY) + 10
+
+
+@pytest.mark.parametrize(
+    ("limit", "before", "after"),
+    [("1000 tokens/min", (0, RESERVED), (12, 0)),
+     ("1000 tokens/calendar-hour", (0, RESERVED), (12, 0)),
+     ("1 usd/day", (0, (RESERVED + 10) / 10**6), (0.000017, 0)),
+     ("1000 tokens/min burst 500", (0, RESERVED * 0.06), (0.72, 0)),
+     ("5/min", (1, 0), (1, 0)),
+     ("2 concurrent", (1, 0), None)],
+)  # fmt: skip
+def test_what_is_reserved_is_shown_apart(
+    limit: str, before: tuple[float, float], after: tuple[float, float] | None
+) -> None:
+    """While a request runs its units are shown as reserved, then as used; never as both."""
+    app, counters, _ = limited(App(Usage(7, 5, cost=0.000017)), limit)
+    iterable = app(make_environ(CHAT, body=BODY), lambda *_: lambda _: None)
+    running = [document(count) for count in counters.counts()]
+    assert list(iterable) == [b"ok"]
+    iterable.close()  # type: ignore[attr-defined]
+    ended = [document(count) for count in counters.counts()]
+    # A burst is a second limit beside the window.
+    assert [(row["used"], row["reserved"]) for row in running[-1:]] == [pytest.approx(before)]
+    assert [(row["used"], row["reserved"]) for row in ended[-1:]] == ([after] if after else [])
 
 
 def test_tokens_are_reserved_by_bounds_and_settled_to_what_was_used() -> None:

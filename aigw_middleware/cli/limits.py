@@ -41,13 +41,13 @@ def limits() -> None:
 @_engine_options
 @json_option
 def show(store: str | None, counters: str | None, key_id: str | None, as_json: bool) -> None:
-    """Show every bucket that is alive: what counts, what is left, when it has gone."""
+    """Show every bucket that is alive: what is used, reserved and left, when it has gone."""
     rows = [document(count) for count in _opened(store, counters).counts()]
     rows = [row for row in rows if key_id is None or is_of(row, key_id)]
     if as_json:
         click.echo(json.dumps(rows))
         return
-    columns = ["limit", "bucket", "used", "left", "unit", "expires_in"]
+    columns = ["limit", "bucket", "used", "reserved", "left", "unit", "expires_in"]
     print_table(columns, [[row[column] for column in columns] for row in rows])
 
 

@@ -63,7 +63,9 @@ class Count(NamedTuple):
     Attributes:
         name: whose count it is.
         kind: `window`, `pace`, `period` or `leases`.
-        used: units that count now; for a pace, microseconds that it is ahead.
+        used: units that count now, reserved ones included; for a pace, microseconds that it is
+            ahead.
+        reserved: what of that was reserved and has not been settled; none of leases.
         left: units that may still be admitted, of the limit as it was when it last counted;
             below zero where more was used than had been reserved.
         expires: microseconds until all of it has left.
@@ -72,6 +74,7 @@ class Count(NamedTuple):
     name: str
     kind: str
     used: int
+    reserved: int
     left: int
     expires: int
 

@@ -175,12 +175,9 @@ def count_of(name: str, state: State, rule: Rule, now: int) -> Count | None:
         kind.expire(state, rule, when)
     if not state or kind.expires(state, rule, when) <= now:
         return None
-    used = {
-        "window": lambda: state[0],
-        "pace": lambda: state[0] - now,
-        "period": lambda: state[1],
-        "leases": lambda: len(state) // 2,
-    }[rule.kind]()
+    used, reserved = kind.counts(state, when)
+    if not used:
+        return None
     expires = kind.expires(state, rule, when) - now
     left = kind.outcome(state, rule, when, 0).remaining
-    return Count(name, rule.kind, used, left, expires) if used else None
+    return Count(name, rule.kind, used, reserved, left, expires)

@@ -36,7 +36,7 @@ function window.expire(s, d)
   local kept, position = {s[1]}, 2
   while position <= #s and s[position] < oldest do
     kept[1] = kept[1] - s[position + 1]
-    position = position + 2
+    position = position + 3
   end
   if position == 2 then return end
   for i = position, #s do kept[#kept + 1] = s[i] end
@@ -45,41 +45,48 @@ end
 function window.fits(s, d) return (s[1] or 0) + d.units <= d.amount end
 function window.add(s, d, units)
   local slot = slot_of(d.now, d.window)
-  if #s == 0 then
-    s[1] = 0
-  elseif #s > 1 and s[#s - 1] >= slot then
-    s[#s] = s[#s] + units
-    s[1] = s[1] + units
-    return s[#s - 1]
+  if #s > 3 and s[#s - 2] >= slot then
+    slot = s[#s - 2]
+    s[#s - 1] = s[#s - 1] + units
+  else
+    if #s == 0 then s[1] = 0 end
+    local last = #s
+    s[last + 1], s[last + 2], s[last + 3] = slot, units, 0
   end
-  s[#s + 1] = slot
-  s[#s + 1] = units
   s[1] = s[1] + units
   return slot
 end
-function window.take(s, d) return window.add(s, d, d.units) end
+function window.take(s, d)
+  local slot = window.add(s, d, d.units)
+  s[#s] = s[#s] + d.units
+  return slot
+end
 function window.settle(s, d)
-  local more = d.used - d.units
+  local more, known = d.used - d.units, 0
+  for i = 2, #s, 3 do
+    if s[i] == d.mark then
+      known = 1
+      s[i + 2] = s[i + 2] - math.min(d.units, s[i + 2])
+      if more < 0 then
+        local back = math.min(-more, s[i + 1])
+        s[i + 1] = s[i + 1] - back
+        s[1] = s[1] - back
+      end
+      break
+    end
+  end
   if more > 0 then
     window.add(s, d, more)
     return 1
   end
-  for i = 2, #s, 2 do
-    if s[i] == d.mark then
-      local back = math.min(-more, s[i + 1])
-      s[i + 1] = s[i + 1] - back
-      s[1] = s[1] - back
-      return 1
-    end
-  end
-  return 0
+  return known
 end
 function window.outcome(s, d, units)
   local total, wait, reset = s[1] or 0, 0, 0
   if #s > 1 then reset = math.max(0, gone_at(s[2], d.window) - d.now) end
   if units > 0 then
     local excess = total + units - d.amount
-    for i = 2, #s, 2 do
+    for i = 2, #s, 3 do
       if excess <= 0 then break end
       excess = excess - s[i + 1]
       wait = gone_at(s[i], d.window) - d.now
@@ -88,7 +95,7 @@ function window.outcome(s, d, units)
   return d.amount - total, reset, math.max(0, wait)
 end
 function window.expires(s, d)
-  if #s > 1 then return gone_at(s[#s - 1], d.window) end
+  if #s > 1 then return gone_at(s[#s - 2], d.window) end
   return 0
 end
 return window
@@ -96,16 +103,22 @@ end
 
 local function make_pace()
 local pace = {}
-function pace.expire(s, d) if s[1] and s[1] <= d.now then s[1] = nil end end
+function pace.expire(s, d) if s[1] and s[1] <= d.now then s[1] = nil; s[2] = nil end end
 function pace.ahead(s, d) return s[1] and s[1] - d.now or 0 end
 function pace.fits(s, d) return pace.ahead(s, d) + d.cost <= d.amount end
+function pace.add(s, d, time)
+  if not s[1] then s[1] = d.now; s[2] = 0 end
+  s[1] = s[1] + time
+end
 function pace.take(s, d)
-  s[1] = (s[1] or d.now) + d.cost
+  pace.add(s, d, d.cost)
+  s[2] = s[2] + d.cost
   return 0
 end
 function pace.settle(s, d)
+  if s[1] then s[2] = s[2] - math.min(d.cost, s[2]) end
   if d.used > d.units then
-    s[1] = (s[1] or d.now) + d.cost_used
+    pace.add(s, d, d.cost_used)
   elseif s[1] then
     s[1] = s[1] - math.min(d.cost - d.cost_used, s[1] - d.now)
   end
@@ -123,21 +136,24 @@ end
 local function make_period()
 local period = {}
 function period.expire(s, d)
-  if s[1] and d.begins > s[1] then s[1] = nil; s[2] = nil; s[3] = nil end
+  if s[1] and d.begins > s[1] then for i = 1, 4 do s[i] = nil end end
 end
 function period.fits(s, d) return (s[2] or 0) + d.units <= d.amount end
 function period.add(s, d, units)
-  if not s[1] then s[1] = d.begins; s[2] = 0; s[3] = d.now + d.ends end
+  if not s[1] then s[1], s[2], s[3], s[4] = d.begins, 0, d.now + d.ends, 0 end
   s[2] = s[2] + units
+end
+function period.take(s, d)
+  period.add(s, d, d.units)
+  s[4] = s[4] + d.units
   return s[1]
 end
-function period.take(s, d) return period.add(s, d, d.units) end
 function period.settle(s, d)
-  if d.used > d.units then
-    period.add(s, d, d.used - d.units)
-  elseif s[1] == d.mark then
-    s[2] = s[2] - math.min(d.units - d.used, s[2])
+  if s[1] and s[1] == d.mark then
+    s[4] = s[4] - math.min(d.units, s[4])
+    s[2] = s[2] - math.min(math.max(0, d.units - d.used), s[2])
   end
+  if d.used > d.units then period.add(s, d, d.used - d.units) end
   return s[1] and 1 or 0
 end
 function period.outcome(s, d, units)

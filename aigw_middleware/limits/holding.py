@@ -203,9 +203,8 @@ class Holding:
                 continue
             used = _used(held[0], figures) if figures is not None else None
             if used is None:
-                if status < 400:
-                    continue  # nobody tells: all of it was used
-                used = 0
+                # Where nobody tells, all of it was used by an answer that succeeded.
+                used = sum(one.demand.units for one in held) if status < 400 else 0
             yield from _spread(held, used)
 
 
@@ -214,11 +213,9 @@ def _spread(held: list[_Held], used: int) -> Iterator[Settlement]:
     for one in held[:-1]:
         share = min(used, one.demand.units)
         used -= share
-        if share != one.demand.units:
-            yield Settlement(one.demand, one.mark, share)
+        yield Settlement(one.demand, one.mark, share)
     last = held[-1]
-    if used != last.demand.units:
-        yield Settlement(last.demand, last.mark, used)
+    yield Settlement(last.demand, last.mark, used)
 
 
 def _missing(held: list[_Held], figures: Figures) -> int:

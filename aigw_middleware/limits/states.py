@@ -87,13 +87,14 @@ class Arithmetic(Protocol):
     def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
         """Drop what no longer counts, and tell whether `units` more may be admitted."""
 
-    def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
-        """Count `units`; return the mark by which they are settled. The state was expired."""
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: int
     ) -> tuple[int, Outcome]:
-        """Take `units`, and tell of the state then."""
+        """Count `units` as reserved, in a state that was expired.
+
+        Returns:
+            The mark by which they are settled, and what is told of the state then.
+        """
 
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
@@ -109,6 +110,9 @@ class Arithmetic(Protocol):
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
         """Return from when on, in microseconds, the state is as good as none."""
 
+    def counts(self, state: State, when: Moment) -> tuple[int, int]:
+        """Return what counts in a state that is not empty, and what of that is reserved."""
+
 
 def slot_of(now: int, window: int) -> int:
     """Return the number of the slot that `now` is in."""
@@ -121,7 +125,10 @@ def gone_at(slot: int, window: int) -> int:
 
 
 class _Window:
-    """State: the total, then pairs of a slot and its units, the oldest first."""
+    """State: the total, then of each slot its number, its units and what of them is reserved.
+
+    The oldest slot is the first.
+    """
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
         if len(state) < 2:
@@ -130,7 +137,7 @@ class _Window:
         end = 1
         while end < len(state) and state[end] < oldest:
             state[0] -= state[end + 1]
-            end += 2
+            end += 3
         if end > 1:
             del state[1:end]
 
@@ -142,52 +149,48 @@ class _Window:
             self.expire(state, rule, when)
         return state[0] + units <= amount
 
-    def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
-        slot = when.now * SLOTS // rule.window
-        if not state:
-            state.append(0)
-        elif len(state) > 1 and state[-2] >= slot:
-            # Where time seems to run backwards, the newest slot.
-            state[-1] += units
-            state[0] += units
-            return state[-2]
-        state.append(slot)
-        state.append(units)
-        state[0] += units
-        return slot
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: int
     ) -> tuple[int, Outcome]:
-        # `take` and `outcome` in one, for what every decision does to nearly every limit.
         now, (_, amount, window, _) = when[0], rule
-        slot = now * SLOTS // window
-        if len(state) > 2 and state[-2] >= slot:
-            slot = state[-2]
-            state[-1] += units
+        slot = self._add(state, now * SLOTS // window, units)
+        state[-1] += units
+        reset = -(-(state[1] + SLOTS + 1) * window // SLOTS) - now
+        return slot, _new(Outcome, (amount - state[0], reset if reset > 0 else 0, 0))
+
+    @staticmethod
+    def _add(state: State, slot: int, units: int) -> int:
+        """Count units in a slot; where time seems to run backwards, in the newest one."""
+        if len(state) > 3 and state[-3] >= slot:
+            slot = state[-3]
+            state[-2] += units
         else:
             if not state:
                 state.append(0)
             state.append(slot)
             state.append(units)
-        total = state[0] = state[0] + units
-        reset = -(-(state[1] + SLOTS + 1) * window // SLOTS) - now
-        return slot, _new(Outcome, (amount - total, reset if reset > 0 else 0, 0))
+            state.append(0)
+        state[0] += units
+        return slot
 
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
     ) -> bool:
         more = used - units
-        if more > 0:
-            self.take(state, rule, when, more, 0)
-            return True
-        for position in range(1, len(state), 2):
+        known = False
+        for position in range(1, len(state), 3):
             if state[position] == mark:
-                back = min(-more, state[position + 1])
-                state[position + 1] -= back
-                state[0] -= back
-                return True
-        return False
+                known = True
+                state[position + 2] -= min(units, state[position + 2])
+                if more < 0:
+                    back = min(-more, state[position + 1])
+                    state[position + 1] -= back
+                    state[0] -= back
+                break
+        if more > 0:
+            self._add(state, when.now * SLOTS // rule.window, more)
+            return True
+        return known
 
     def outcome(self, state: State, rule: Rule, when: Moment, units: int) -> Outcome:
         total = state[0] if state else 0
@@ -197,7 +200,7 @@ class _Window:
             reset = reset if reset > 0 else 0
         if units:
             excess = total + units - rule.amount
-            for position in range(1, len(state), 2):
+            for position in range(1, len(state), 3):
                 if excess <= 0:
                     break
                 excess -= state[position + 1]
@@ -205,20 +208,17 @@ class _Window:
         return _new(Outcome, (rule.amount - total, reset, wait if wait > 0 else 0))
 
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
-        return gone_at(state[-2], rule.window) if len(state) > 1 else 0
+        return gone_at(state[-3], rule.window) if len(state) > 1 else 0
+
+    def counts(self, state: State, when: Moment) -> tuple[int, int]:
+        return state[0], sum(state[3::3])
 
 
-class _Kind:
-    """What the other kinds share."""
+class _Pace:
+    """State: when, at its even pace, everything that was admitted would be done.
 
-    def reserve(
-        self: Arithmetic, state: State, rule: Rule, when: Moment, units: int, lease: int
-    ) -> tuple[int, Outcome]:
-        return self.take(state, rule, when, units, lease), self.outcome(state, rule, when, 0)
-
-
-class _Pace(_Kind):
-    """State: when, at its even pace, everything that was admitted would be done."""
+    Behind it how much of that time is reserved.
+    """
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
         if state and state[0] <= when.now:
@@ -229,17 +229,28 @@ class _Pace(_Kind):
         ahead = state[0] - when.now if state else 0
         return ahead + takes(rule, units) <= rule.amount
 
-    def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
+    def reserve(
+        self, state: State, rule: Rule, when: Moment, units: int, lease: int
+    ) -> tuple[int, Outcome]:
+        time = takes(rule, units)
+        self._add(state, when, time)
+        state[1] += time
+        return 0, self.outcome(state, rule, when, 0)
+
+    @staticmethod
+    def _add(state: State, when: Moment, time: int) -> None:
         if not state:
             state.append(when.now)
-        state[0] += takes(rule, units)
-        return 0
+            state.append(0)
+        state[0] += time
 
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
     ) -> bool:
+        if state:
+            state[1] -= min(takes(rule, units), state[1])
         if used > units:
-            self.take(state, rule, when, used - units, 0)
+            self._add(state, when, takes(rule, used - units))
         elif state:
             state[0] -= min(takes(rule, units) - takes(rule, used), state[0] - when.now)
         return bool(state)
@@ -254,14 +265,21 @@ class _Pace(_Kind):
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
         return state[0] if state else 0
 
+    def counts(self, state: State, when: Moment) -> tuple[int, int]:
+        ahead = state[0] - when.now
+        return ahead, min(state[1], ahead)
+
 
 def takes(rule: Rule, units: int) -> int:
     """Return how long units take at the rule's pace; rounded up, so that it is never faster."""
     return -(-units * rule.window // rule.pace)
 
 
-class _Period(_Kind):
-    """State: when the period began (wall clock), what was counted in it, when it ends (`now`)."""
+class _Period:
+    """State: when the period began (wall clock), what was counted in it, when it ends (`now`).
+
+    Behind these what of it is reserved.
+    """
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
         # A clock that is set back does not open a period anew.
@@ -272,21 +290,28 @@ class _Period(_Kind):
         self.expire(state, rule, when)
         return (state[1] if state else 0) + units <= rule.amount
 
-    def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
+    def reserve(
+        self, state: State, rule: Rule, when: Moment, units: int, lease: int
+    ) -> tuple[int, Outcome]:
+        self._add(state, when, units)
+        state[3] += units
+        return state[0], self.outcome(state, rule, when, 0)
+
+    @staticmethod
+    def _add(state: State, when: Moment, units: int) -> None:
         if not state:
-            state.append(when.begins)
-            state.append(0)
-            state.append(when.now + when.ends)
+            for number in (when.begins, 0, when.now + when.ends, 0):
+                state.append(number)
         state[1] += units
-        return state[0]
 
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
     ) -> bool:
+        if state and state[0] == mark:
+            state[3] -= min(units, state[3])
+            state[1] -= min(max(0, units - used), state[1])
         if used > units:
-            self.take(state, rule, when, used - units, 0)
-        elif state and state[0] == mark:
-            state[1] -= min(units - used, state[1])
+            self._add(state, when, used - units)
         return bool(state)
 
     def outcome(self, state: State, rule: Rule, when: Moment, units: int) -> Outcome:
@@ -297,8 +322,11 @@ class _Period(_Kind):
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
         return state[2] if state else 0
 
+    def counts(self, state: State, when: Moment) -> tuple[int, int]:
+        return state[1], state[3]
 
-class _Leases(_Kind):
+
+class _Leases:
     """State: pairs of a lease and when it expires."""
 
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
@@ -310,10 +338,12 @@ class _Leases(_Kind):
         self.expire(state, rule, when)
         return len(state) // 2 + units <= rule.amount
 
-    def take(self, state: State, rule: Rule, when: Moment, units: int, lease: int) -> int:
+    def reserve(
+        self, state: State, rule: Rule, when: Moment, units: int, lease: int
+    ) -> tuple[int, Outcome]:
         state.append(lease)
         state.append(when.now + LEASE)
-        return lease
+        return lease, self.outcome(state, rule, when, 0)
 
     def settle(
         self, state: State, rule: Rule, when: Moment, mark: int, units: int, used: int
@@ -336,6 +366,9 @@ class _Leases(_Kind):
 
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
         return max(state[1::2], default=0)
+
+    def counts(self, state: State, when: Moment) -> tuple[int, int]:
+        return len(state) // 2, 0
 
 
 ARITHMETIC: dict[str, Arithmetic] = {

@@ -135,6 +135,7 @@ _COUNTED = {
     "limit": _TEXT,
     "bucket": _TEXT,
     "used": {"type": "number"},
+    "reserved": {"type": "number"},
     "left": {"type": "number"},
     "unit": _TEXT,
     "expires_in": {"type": "number"},
