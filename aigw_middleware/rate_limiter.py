@@ -23,7 +23,7 @@ from .limits import parse_limits
 from .limits.enforcing import NamedLimits
 from .limits.limited import LimitedGate
 from .limits.newcomers import Newcomers
-from .limits.wanted import wanted
+from .limits.wanted import wanted_model
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -233,7 +233,7 @@ def _by_model(environ: WSGIEnvironment) -> str:
     if PROVIDER in environ and MODEL in environ:
         return f"{environ[PROVIDER]}/{environ[MODEL]}".lower()
     try:
-        return (wanted(environ).model or "").lower()
+        return (wanted_model(environ) or "").lower()
     except BodyError:
         return ""
 

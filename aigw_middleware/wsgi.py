@@ -33,6 +33,7 @@ from .counters import open_counters
 from .denial import Denial, refuse
 from .environ import full_path
 from .key_auth import KeyAuth
+from .limits.tokenizer import load as load_tokenizer
 from .management import ManagementAPI
 from .providers import CATALOGUE
 from .providers.configured import configured_providers
@@ -76,6 +77,7 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     if secret:
         store.provider_keys.check()  # another secret is told now, not by the first request
     load_prices()  # no request is to wait for what can be read now
+    load_tokenizer()
     counters = counters_of(variables)
     layers: list[Callable[[WSGIApplication], WSGIApplication]] = []
     log = variables.get("AIGW_ACCESS_LOG")

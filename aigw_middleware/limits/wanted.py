@@ -1,7 +1,8 @@
 """What a request may use, before it has: bounds from its body, nothing sent or counted.
 
-A token is a byte at least, so the body's bytes bound its input tokens. What a body only refers to
-(a picture's address, a file, a stored answer) is bounded by what a model can read at all.
+A token is a byte at least, so the body's bytes bound its input tokens; where a tokenizer is there
+they are counted. What a body only refers to (a picture's address, a file, a stored answer) is
+bounded by what a model can read at all.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import Body, whole
-from ..dialects import PLAIN, Output, spoken
+from ..dialects import OPENAI, PLAIN, Output, spoken
 from ..errors import BodyInvalid
 from ..named_models import MAX_BODY_BYTES, named_models
+from . import tokenizer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -66,6 +68,7 @@ class Wanted(NamedTuple):
         return self == _NOTHING
 
 
+_ASKS_NOTHING = ("GET", "HEAD", "DELETE", "OPTIONS")
 _NOTHING = Wanted(None, 0, 0, 0)
 
 
@@ -75,28 +78,41 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     Raises:
         BodyError: its body cannot be judged.
     """
-    if environ.get("REQUEST_METHOD") in ("GET", "HEAD", "DELETE", "OPTIONS"):
-        return _NOTHING
     dialect, _, rest = spoken(environ)
-    if dialect is PLAIN:
-        return _NOTHING  # an app of its own, which tells what it used in `aigw.usage`
+    if dialect is PLAIN or environ.get("REQUEST_METHOD") in _ASKS_NOTHING:
+        # Nothing, or a request to an app of its own, which tells what it used in `aigw.usage`.
+        return _NOTHING
     found = _document(environ)
-    model = next(iter(named_models(environ, dialect, rest)), None)
+    model = wanted_model(environ)
     if found is None:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
         return Wanted(model, CONTEXT, 0, 0)
     body, document = found
-    refers = _refers(document)
-    bound = max(1, body.size) + (CONTEXT if refers else 0)
+    refers, data = _refers(document), body.read()
+    # A picture in the body has far fewer tokens than its letters would.
+    inline = _has_inline(data)
+    counted = None if inline or dialect is not OPENAI else tokenizer.count(model, data)
+    bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     output = dialect.output(rest, document)
     if output is None:
         return Wanted(model, bound, body.size // BYTES_A_TOKEN, 0)
     capped: int | None = environ.get(CAPPED)
     most = None if output.cap is None or capped is not None else output.cap * output.answers
-    # A picture in the body has far fewer tokens than its letters would.
-    least = 0 if refers or _has_inline(body.read()) else body.size // BYTES_A_TOKEN
+    least = 0 if refers or inline else min(bound, body.size // BYTES_A_TOKEN)
     default = DEFAULT_OUTPUT if capped is None else capped
     return Wanted(model, bound, least, most, output.answers, output.path, default)
+
+
+def wanted_model(environ: WSGIEnvironment) -> str | None:
+    """Return the model that the request names; None for none, and for what makes no answer.
+
+    Raises:
+        BodyError: its body cannot be judged.
+    """
+    dialect, _, rest = spoken(environ)
+    if dialect is PLAIN or environ.get("REQUEST_METHOD") in _ASKS_NOTHING:
+        return None
+    return next(iter(named_models(environ, dialect, rest)), None)
 
 
 def wanted_output(environ: WSGIEnvironment) -> Output | None:
@@ -113,13 +129,19 @@ def wanted_output(environ: WSGIEnvironment) -> Output | None:
 
 
 def text_tokens(environ: WSGIEnvironment) -> int:
-    """Return the estimated tokens of a request's prompt: four bytes of its body a token.
+    """Return the tokens of a request's prompt: counted, or else by four bytes of its body each.
 
     Raises:
         BodyError: its body cannot be judged.
     """
     found = _document(environ)
-    return 0 if found is None else found[0].size // 4
+    if found is None:
+        return 0
+    body, data = found[0], found[0].read()
+    counted = None
+    if spoken(environ).dialect is OPENAI and not _has_inline(data):
+        counted = tokenizer.count(wanted_model(environ), data)
+    return body.size // 4 if counted is None else counted
 
 
 def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
