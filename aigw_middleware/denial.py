@@ -67,6 +67,11 @@ class Denial:
         """The HTTP status of the code."""
         return STATUSES[self.code]
 
+    @property
+    def retry_after(self) -> int:
+        """The seconds in `Retry-After`; 0 where there is none."""
+        return int(dict(self.headers).get("Retry-After", 0))
+
     def with_retry_after(self, seconds: float) -> Denial:
         """Return this denial with `Retry-After` in whole seconds, rounded up (RFC 9110 §10.2.3)."""
         header = ("Retry-After", str(max(1, math.ceil(seconds))))

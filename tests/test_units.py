@@ -394,6 +394,24 @@ def test_a_cap_that_is_written_late_reaches_the_provider() -> None:
     assert 16 <= sent["max_tokens"] <= 1000
 
 
+def test_a_refusal_knows_of_what_is_reserved_late() -> None:
+    """Refused by requests, `Retry-After` is that of the money, which would refuse as well then."""
+    clock = Clock()
+    counters = MemoryCounters(clock=clock, wall_clock=clock)
+    body = chat(max_tokens=100)
+    budget = (len(body) + 2 * 100) / 10**6
+    with raw_provider(answering(OK)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        limits = ["1/10s", f"{budget} usd/hour"]
+        limiter = partial(RateLimiter, limits=limits, by="global", counters=counters, prices=PRICES)
+        app = stack(UpstreamForwarder(upstream=upstream), limiter)
+        answers = [call(app, CHAT, body=body) for _ in range(2)]
+        clock.now += int(answers[1].headers["Retry-After"]) * SECOND
+        answers.append(call(app, CHAT, body=body))
+    assert [answer.status for answer in answers] == [200, 429, 200]
+    assert 3600 <= int(answers[1].headers["Retry-After"]) <= 3660
+
+
 def test_a_failover_reserves_for_the_one_that_answers() -> None:
     """What the first candidate was reserved is given back before the second is asked."""
     counters = open_counters("memory:")

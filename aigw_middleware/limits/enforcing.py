@@ -145,6 +145,11 @@ class NamedLimits:
         denial = None
         if chosen:
             denial = self._hold(case, chosen, environ.get(PROVIDER), model, late=False)
+        if denial is not None and hands_on and denial.retry_after:
+            # What is reserved late may take longer: nobody is sent away to be refused again.
+            whole = self.judge(engine, bucket, environ)
+            if whole is not None and whole.retry_after > denial.retry_after:
+                denial = whole
         if denial is None and hands_on and spoken(environ)[0] is PLAIN:
             # Most likely an application's own request; a layer within may make it the forwarder's.
             denial = self._hold(case, self._late, None, None, late=True)
