@@ -139,8 +139,7 @@ class LMDBCounters:
                 found.append((key, rule, units, state, when, kind))
             marks, outcomes = [], []
             for key, rule, units, state, when, kind in found:
-                lease = new_lease() if rule[0] == "leases" else 0
-                mark, outcome = kind.reserve(state, rule, when, units, lease)
+                mark, outcome = kind.reserve(state, rule, when, units, new_lease)
                 marks.append(mark)
                 outcomes.append(outcome)
                 transaction.put(key, _written(state, rule, kind.expires(state, rule, when)))

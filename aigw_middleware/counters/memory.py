@@ -65,8 +65,7 @@ class MemoryCounters:
             marks, outcomes = [], []
             is_kept = True  # what is in the table stays there, unless room is made
             for (name, rule, units, _), entry, state, when, kind in found:
-                lease = new_lease() if rule[0] == "leases" else 0
-                mark, outcome = kind.reserve(state, rule, when, units, lease)
+                mark, outcome = kind.reserve(state, rule, when, units, new_lease)
                 marks.append(mark)
                 outcomes.append(outcome)
                 if entry is None:
