@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 
-from . import forwarding, keys, layers, limits, policies, streams
+from . import forwarding, keys, layers, limits, parsers, policies, streams
 
 BENCHMARKS = {
     "layers": layers.run,
     "keys": keys.run,
     "limits": limits.run,
+    "parsers": parsers.run,
     "policies": policies.run,
     "streams": streams.run,
     "forwarding": forwarding.run,
