@@ -392,6 +392,44 @@ def test_serve_runs_the_gateway(worker_class: str, store_url: str) -> None:
     assert all("sk-env" not in line and token not in line for line in command_lines)
 
 
+EARLY = """
+import os, signal, sys
+from aigw_middleware.cli.serve import _options, _run
+
+def early(server, worker):
+    if worker.age == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def ended(server, worker):
+    print("ended", worker.age, flush=True)
+
+options = _options(f"fd://{sys.argv[1]}", 1, 1, sys.argv[2])
+_run(lambda environ, start_response: [], {**options, "post_fork": early, "worker_exit": ended})
+"""
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_a_worker_that_is_told_to_end_as_it_begins_ends(worker_class: str) -> None:
+    """SIGTERM before it listens to signals is not lost: nobody waits until it is killed."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-c", EARLY, str(fd), worker_class],
+            pass_fds=[fd],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ended 1\n"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
 def test_serve_under_granian(store_url: str) -> None:
     """`--server granian`: the same gateway, and what it cannot keep is said at start."""
     provider = StandInProvider(api_keys=["sk-env"])

@@ -400,7 +400,7 @@ def test_a_refusal_knows_of_what_is_reserved_late() -> None:
     counters = MemoryCounters(clock=clock, wall_clock=clock)
     body = chat(max_tokens=100)
     budget = (len(body) + 2 * 100) / 10**6
-    with raw_provider(answering(OK)) as provider:
+    with raw_provider(answering(OK, keep=True)) as provider:
         upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
         limits = ["1/10s", f"{budget} usd/hour"]
         limiter = partial(RateLimiter, limits=limits, by="global", counters=counters, prices=PRICES)

@@ -134,7 +134,7 @@ def test_a_forwarded_request_is_booked_before_its_last_bytes(store: Store) -> No
 def test_a_whole_answer_is_over_when_the_app_returns(store: Store) -> None:
     """What came in one piece holds nothing open: booked, its slot free, though nobody closes it."""
     _, token = store.keys.create(limits=["1 concurrent"])
-    with raw_provider(answering(OK)) as provider:
+    with raw_provider(answering(OK, keep=True)) as provider:
         app = forwarder(store, provider.url)
         for count in (1, 2):
             environ = make_environ(CHAT, body=BODY, HTTP_X_API_KEY=token)

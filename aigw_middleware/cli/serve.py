@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -157,6 +158,7 @@ def _log_to_standard_error() -> None:
     logging.getLogger("aigw_middleware.audit").setLevel(logging.INFO)
 
 
+_ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 _PATIENT = "aigw_middleware.cli.worker.PatientWorker"
 
 
@@ -196,7 +198,19 @@ def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
     reloading = reloading_within(application)
 
     class Server(Arbiter):  # type: ignore[misc, unused-ignore]
-        """gunicorn's master, on whose SIGHUP no worker is exchanged: its streams would end."""
+        """gunicorn's master, with two differences.
+
+        On SIGHUP no worker is exchanged: its streams would end. And a worker that is told to end
+        before it listens learns of it as soon as it does: gunicorn's takes that for its master's
+        business, and is then waited for until it is killed.
+        """
+
+        def spawn_worker(self) -> Any:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+            try:
+                return super().spawn_worker()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
 
         def handle_hup(self) -> None:
             if reloading is not None:
@@ -216,11 +230,10 @@ def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
         def run(self) -> None:
             Server(self).run()
 
-    if reloading is not None:
-        watched = reloading
+    def begin(worker: object) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+        if reloading is not None:
+            reloading.watch()
 
-        def begin(worker: object) -> None:
-            watched.watch()
-
-        options = {**options, "post_worker_init": begin}
+    options = {**options, "post_worker_init": begin}
     Gateway().run()

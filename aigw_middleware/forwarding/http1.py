@@ -4,8 +4,8 @@ A client of providers gains nothing from being lenient: what two readers could t
 different messages (conflicting lengths, folded headers, odd chunk sizes, bare line feeds) is
 refused. Rules by RFC 9112.
 
-`python -m benchmarks parsers` compares it with httptools (llhttp, strict), which takes 3 us less for
-an answer and would be one more package for everybody: of what is listed there it takes two odd
+`python -m benchmarks parsers` compares it with httptools (llhttp, strict), which takes 4 us less
+for an answer and would be one more package for everybody: of what is listed there it takes two odd
 answers, those whose transfer coding is none or stands twice, and this one takes none.
 """
 
