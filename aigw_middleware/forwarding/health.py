@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -77,12 +76,12 @@ class Health:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._states: LRUCache[object, _State] = LRUCache(_MOST)
-        self._in_flight: Counter[object] = Counter()
+        self._in_flight: dict[object, int] = {}
         self._lock = threading.Lock()
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._in_flight = Counter()
+        self._in_flight = {}
 
     def forget(self) -> None:
         """Forget all that was seen of who fails."""
@@ -102,12 +101,13 @@ class Health:
 
     def busy(self, candidate: Candidate) -> int:
         """Return how many requests its place is answering for this process."""
-        return self._in_flight[_place(candidate)]
+        return self._in_flight.get(_place(candidate), 0)
 
     def begin(self, candidate: Candidate) -> None:
         """Note that a candidate is asked."""
+        place = _place(candidate)
         with self._lock:
-            self._in_flight[_place(candidate)] += 1
+            self._in_flight[place] = self._in_flight.get(place, 0) + 1
             if self._states:
                 for name in _names(candidate):
                     state = self._states.get(name)
@@ -118,9 +118,11 @@ class Health:
         """Note that its answer has ended, or that there was none."""
         place = _place(candidate)
         with self._lock:
-            self._in_flight[place] -= 1
-            if self._in_flight[place] <= 0:
-                del self._in_flight[place]
+            left = self._in_flight.get(place, 0) - 1
+            if left > 0:
+                self._in_flight[place] = left
+            else:
+                self._in_flight.pop(place, None)
 
     def now(self) -> float:
         """Return the time by which `succeeded` is told when an attempt began."""

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .waiting import Waiting
 
 _RECEIVE = 64 * 1024
+_STEP = 60.0
+"""Seconds of one wait for bytes."""
 _IDLE_IN_POOL = 55.0  # many servers close an idle connection after 60 s
 _MOST_IN_POOL = 256
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -211,6 +213,8 @@ class _Connection:
         self.buffer = b""
         self.sent = False
         self.idle_since = 0.0
+        self._timeout = -1.0  # of the socket; not known
+        self._poll: Any = None
 
     def send(self, head: bytes, request: Request, idle: float, deadline: float) -> bool:
         """Send the request; False where the peer answered before it had all of it."""
@@ -242,18 +246,26 @@ class _Connection:
         return True
 
     def _send(self, data: bytes, idle: float, deadline: float) -> None:
-        self.sock.settimeout(_left(min(idle, deadline - time.monotonic())))
+        self._wait_at_most(_left(min(idle, deadline - time.monotonic())))
         self.sock.sendall(data)
+
+    def _wait_at_most(self, seconds: float) -> None:
+        if seconds != self._timeout:
+            self._timeout = seconds
+            self.sock.settimeout(seconds)
 
     def receive(self, seconds: float) -> bytes:
         """Return what comes next, empty at the connection's end."""
-        if seconds <= 0:
-            raise UpstreamTimeout("the upstream did not answer in time")
-        self.sock.settimeout(seconds)
-        try:
-            return self.sock.recv(_RECEIVE)
-        except TimeoutError:
-            raise UpstreamTimeout("the upstream did not answer in time") from None
+        until = time.monotonic() + seconds
+        while seconds > 0:
+            # A long wait is one of several, so that nearly all waits have the same timeout and
+            # it need not be set each time.
+            self._wait_at_most(min(seconds, _STEP))
+            try:
+                return self.sock.recv(_RECEIVE)
+            except TimeoutError:
+                seconds = until - time.monotonic()
+        raise UpstreamTimeout("the upstream did not answer in time")
 
     def receive_head(self, until: float) -> Head:
         """Read the head of the final answer, skipping informational ones (RFC 9110 §15.2)."""
@@ -290,7 +302,7 @@ class _Connection:
         Something that can be read need not be: TLS has messages of its own, and an
         informational answer (RFC 9110 §15.2) asks nobody to stop.
         """
-        self.sock.settimeout(0)
+        self._wait_at_most(0)
         try:
             data = self.sock.recv(_RECEIVE)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -305,9 +317,10 @@ class _Connection:
 
     def is_readable(self) -> bool:
         """Whether bytes or the end have come: of a connection at rest, that it is no good."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.sock, select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def close(self) -> None:
         self.sock.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def day(value: int) -> str:
 
 def now() -> int:
     """Return the present time as it is stored."""
-    return to_microseconds(datetime.now(UTC))
+    return time.time_ns() // 1000
 
 
 def text(option: str, value: object, longest: int) -> str:

@@ -7,9 +7,11 @@ Prices that were given come first, then those of `genai-prices`, where it is ins
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any, NamedTuple
+from operator import mul
+from typing import Any
 
 from .figures import NANO
 
@@ -17,7 +19,8 @@ MILLION = 10**6
 _FEW = 1000
 
 
-class Price(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Price:
     """The price of a model: USD for a million tokens.
 
     Attributes:
@@ -34,20 +37,32 @@ class Price(NamedTuple):
     cached: Decimal | None = None
     written: Decimal | None = None
     exact: Callable[[int, int, int, int], Decimal] | None = None
+    _rates: tuple[int, int, int, int] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Nearly every price is a whole number of nano-dollars a token: integers then.
+        rates = [rate * NANO / MILLION for rate in self._all()]
+        whole = self.exact is None and all(rate == int(rate) for rate in rates)
+        found = (int(rates[0]), int(rates[1]), int(rates[2]), int(rates[3])) if whole else None
+        object.__setattr__(self, "_rates", found)
+
+    def _all(self) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+        cached = self.input if self.cached is None else self.cached
+        written = self.input if self.written is None else self.written
+        return self.input, self.output, cached, written
 
     def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> int:
         """Return what so many tokens cost, in nano-dollars, rounded up."""
+        plain = max(0, input_tokens - cached - written)
+        if self._rates is not None:
+            given, said, read, kept = self._rates
+            return given * plain + said * output_tokens + read * cached + kept * written
         if self.exact is not None:
             usd = self.exact(input_tokens, output_tokens, cached, written) * NANO
-            return int(usd.to_integral_value(rounding="ROUND_CEILING"))
-        plain = max(0, input_tokens - cached - written)
-        exact = (
-            self.input * plain
-            + self.output * output_tokens
-            + (self.input if self.cached is None else self.cached) * cached
-            + (self.input if self.written is None else self.written) * written
-        ) * (NANO // MILLION)
-        return int(exact.to_integral_value(rounding="ROUND_CEILING"))
+        else:
+            prices, tokens = self._all(), (plain, output_tokens, cached, written)
+            usd = sum(map(mul, prices, tokens), Decimal(0)) * (NANO // MILLION)
+        return int(usd.to_integral_value(rounding="ROUND_CEILING"))
 
     def output_for(self, nano: int, input_tokens: int, answers: int) -> int:
         """Return how many tokens each of `answers` may have for `nano`, behind such a prompt."""
