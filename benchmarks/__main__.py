@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import forwarding, keys, layers, limits, parsers, policies, streams
+from . import chunks, forwarding, keys, layers, limits, parsers, policies, streams
 
 BENCHMARKS = {
     "layers": layers.run,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "parsers": parsers.run,
     "policies": policies.run,
     "streams": streams.run,
+    "chunks": chunks.run,
     "forwarding": forwarding.run,
 }
 

@@ -54,7 +54,7 @@ def run(*, quick: bool) -> None:
     """Measure, and print the table."""
     rounds, count = (2, 400) if quick else (7, 3000)
     with tempfile.TemporaryDirectory() as directory, ExitStack() as servers:
-        _pin(0)
+        pin(0)
         store_url = f"sqlite:///{directory}/aigw.db"
         _, token = open_store(store_url).keys.create()
         upstream = servers.enter_context(provider())
@@ -286,9 +286,10 @@ def pinned(master: int) -> list[int]:
     """Put the workers of a server on the last core; return their pids."""
     workers = children(master)
     for pid in workers:
-        _pin((os.cpu_count() or 1) - 1, pid)
+        pin((os.cpu_count() or 1) - 1, pid)
     return workers
 
 
-def _pin(core: int, pid: int = 0) -> None:
+def pin(core: int, pid: int = 0) -> None:
+    """Keep a process, by default this one, on one core."""
     os.sched_setaffinity(pid, {core})

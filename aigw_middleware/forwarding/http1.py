@@ -178,9 +178,15 @@ class ChunkedReader:
                         raise ProtocolError("the upstream sent a malformed chunk size")
                     return position
                 position = match.end()
-                self._left = int(match[1], 16)
-                if not self._left:
+                size = int(match[1], 16)
+                end = position + size
+                if not size:
                     self._trailer_bytes = 0
+                elif data[end : end + 2] == b"\r\n":  # nearly always all of it has come
+                    found.append(data[position:end])
+                    position = end + 2
+                else:
+                    self._left = size
             else:
                 end = self._line_ends(data, position, MAX_TRAILERS)
                 if not end:

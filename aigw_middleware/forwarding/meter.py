@@ -26,8 +26,12 @@ _TEXT = re.compile(
     rb'"(?:content|text|delta|partial_json|thinking|reasoning_content|arguments)"\s*:\s*'
     rb'"((?:[^"\\]|\\.)*)"'
 ).findall
-# Only these are read as JSON: those with usage, and those that may be the last.
-_MAY_TELL = re.compile(rb"sage|message_stop|response\.(?:completed|incomplete|failed)").search
+# Only these are looked into: those with usage (in every other one it may be null), and the last.
+_MAY_TELL = re.compile(
+    rb'usage"\s*:\s*\{|usageMetadata|message_stop|response\.(?:completed|incomplete|failed)|\[DONE'
+).search
+_FEW = 2048
+"""Bytes of events whose text is counted together."""
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r").search
 
 
@@ -141,9 +145,16 @@ class EventMeter:
         self._buffer = b""
         self._passing = False
         self._finished = False
+        self._uncounted: list[bytes] = []
+        self._uncounted_bytes = 0
+        self._text_bytes = 0
         self.tokens: Tokens | None = None
         self.is_over = False
-        self.text_bytes = 0
+
+    @property
+    def text_bytes(self) -> int:
+        self._count_all()
+        return self._text_bytes
 
     def feed(self, data: bytes) -> bytes:
         if self._decode is not None:
@@ -166,7 +177,14 @@ class EventMeter:
 
     def _take(self, data: bytes) -> bytes:
         """Read whole events; return those that pass."""
-        buffer = self._buffer + data
+        if self._buffer:
+            buffer = self._buffer + data
+        elif data.endswith(b"\n\n") and not _MAY_TELL(data):
+            self._count(data)  # whole events, of which none tells anything
+            self._passing = False
+            return data
+        else:
+            buffer = data
         passed: list[bytes] = []
         start = 0
         while (end := _END(buffer, start)) is not None:
@@ -183,21 +201,29 @@ class EventMeter:
 
     def _read(self, event: bytes) -> bool:
         """Read an event; whether it is left out."""
-        self.text_bytes += sum(map(len, _TEXT(event)))
-        if not _MAY_TELL(event):
-            self.is_over = self.is_over or self._dialect.is_last(event, None)
-            return False
-        document = _document(_data_of(event))
-        if not isinstance(document, dict):
-            return False
+        self._count(event)
+        found = _document(_data_of(event)) if _MAY_TELL(event) else None
+        document = found if isinstance(found, dict) else None
         self.is_over = self.is_over or self._dialect.is_last(event, document)
-        tokens = self._dialect.tokens(document)
-        if tokens is None:
+        tokens = None if document is None else self._dialect.tokens(document)
+        if document is None or tokens is None:
             return False
         self.tokens = _merged(self.tokens, tokens)
         if self.tokens is not None:
             self._told(self.tokens)
         return self._hides and self._dialect.is_usage_alone(document)
+
+    def _count(self, data: bytes) -> None:
+        """Have the text in whole events counted, some of them together."""
+        self._uncounted.append(data)
+        self._uncounted_bytes += len(data)
+        if self._uncounted_bytes > _FEW:
+            self._count_all()
+
+    def _count_all(self) -> None:
+        self._text_bytes += sum(map(len, _TEXT(b"".join(self._uncounted))))
+        self._uncounted.clear()
+        self._uncounted_bytes = 0
 
 
 def _data_of(event: bytes) -> bytes:
