@@ -207,6 +207,8 @@ def gunicorn(
         process = subprocess.Popen(command, env=variables, pass_fds=[fd])
         try:
             wait_for(port)
+            while len(children(process.pid)) < workers:
+                time.sleep(0.02)  # they are begun one after the other
             pids = pinned(process.pid) if workers == 1 else children(process.pid)
             yield Candidate(name, port, pids)
         finally:

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from aigw_middleware import ManagementAPI, open_store
 from aigw_middleware.keys.token import new_token
@@ -17,17 +17,18 @@ from aigw_middleware.store import Store
 from aigw_middleware.store.rows import insert
 from aigw_middleware.testing import serving
 
-from .forwarding import CONNECTIONS, Candidate, gunicorn, load, provider
+from .forwarding import Candidate, cpu_seconds, gunicorn, load, provider
 from .table import print_table
 
 WORKERS = 4
+CONNECTIONS = 64
 
 
 def run(*, quick: bool) -> None:
     """Measure, and print the tables."""
     verifying(1_000 if quick else 100_000)
     creating(100 if quick else 10_000)
-    booking(2 if quick else 9, 400 if quick else 2400)
+    booking(2 if quick else 9, 640 if quick else 3200)
 
 
 def verifying(count: int) -> None:
@@ -106,31 +107,56 @@ def creating(count: int) -> None:
 
 def booking(rounds: int, count: int) -> None:
     """Forward with usage and last_used on and off, under four workers."""
-    rates: dict[str, list[float]] = {"gateway": [], "unbooked": []}
+    seen: dict[str, list[Round]] = {"gateway": [], "unbooked": []}
     with tempfile.TemporaryDirectory() as directory, ExitStack() as servers:
         store_url = f"sqlite:///{directory}/aigw.db"
         _, token = open_store(store_url).keys.create()
         upstream = servers.enter_context(provider())
         found = [
             servers.enter_context(gunicorn(name, upstream, store_url, workers=WORKERS))
-            for name in rates
+            for name in seen
         ]
         for candidate in found:
-            load(candidate, token, 400, CONNECTIONS)
+            load(candidate, token, 640, CONNECTIONS)
         for _ in range(rounds):
             for candidate in found:
-                rates[candidate.name].append(rate(candidate, token, count))
-    on, off = (statistics.median(rates[name]) for name in rates)
+                seen[candidate.name].append(one_round(candidate, token, count))
+    on, off = (
+        Round(*(statistics.median(values) for values in zip(*seen[name], strict=True)))
+        for name in seen
+    )
     print_table(
-        f"usage and last_used on and off, {WORKERS} workers, {CONNECTIONS} connections "
-        "(target: at most 10 % fewer requests a second)",
-        ["", "req/s", "x off"],
-        [["on", on, on / off], ["off", off, 1.0]],
+        f"usage and last_used on and off, {WORKERS} workers, {CONNECTIONS} connections (targets: "
+        "at most 10 % fewer requests a second, 10 % more CPU, half more at the 99th percentile)",
+        ["", "req/s", "x off", "CPU us", "x off", "p99 ms", "x off"],
+        [
+            [
+                name,
+                one.rate,
+                one.rate / off.rate,
+                one.cpu,
+                one.cpu / off.cpu,
+                one.p99 / 1000,
+                one.p99 / off.p99,
+            ]
+            for name, one in (("on", on), ("off", off))
+        ],
     )
 
 
-def rate(candidate: Candidate, token: str, count: int) -> float:
-    """Return the requests a second of one round."""
+class Round(NamedTuple):
+    """What one round has shown: requests a second, CPU and latency in microseconds."""
+
+    rate: float
+    cpu: float
+    p99: float
+
+
+def one_round(candidate: Candidate, token: str, count: int) -> Round:
+    """Load one candidate."""
+    before = cpu_seconds(candidate.pids)
     started = time.perf_counter()
-    times = load(candidate, token, count, CONNECTIONS)
-    return len(times) / (time.perf_counter() - started)
+    times = sorted(load(candidate, token, count, CONNECTIONS))
+    elapsed = time.perf_counter() - started
+    cpu = (cpu_seconds(candidate.pids) - before) / len(times) * 1e6
+    return Round(len(times) / elapsed, cpu, times[int(len(times) * 0.99)])

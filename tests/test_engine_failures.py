@@ -168,6 +168,29 @@ def test_a_copy_is_saved_by_itself(directory: Path, monkeypatch: Any) -> None:
     engine.close()
 
 
+def test_processes_that_save_at_once_do_not_meet(directory: Path) -> None:
+    """Each writes a copy of its own: none fails, and what is there in the end is a whole one."""
+    engine = LMDBCounters(str(directory))
+    reserve(engine)
+    read, write = os.pipe()
+    pids = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with suppress(BaseException):
+                os.read(read, 1)
+                for _ in range(30):
+                    engine.save()
+                code = 0
+            os._exit(code)
+        pids.append(pid)
+    os.write(write, b"abc")
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+    assert [path.name for path in directory.glob("counters-saved*")] == ["counters-saved"]
+    engine.close()
+
+
 def test_counts_that_have_expired_are_dropped(directory: Path) -> None:
     """A hundred thousand names leave no more than those that count."""
     now = [10**12]

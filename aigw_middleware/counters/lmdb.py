@@ -209,7 +209,7 @@ class LMDBCounters:
 
     def save(self) -> None:
         """Copy the counts to the file that is taken over after a reboot."""
-        temporary = f"{self._saved}.new"
+        temporary = f"{self._saved}.{os.getpid()}.new"  # others may be at it as well
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
