@@ -186,6 +186,8 @@ def test_processes_that_save_at_once_do_not_meet(directory: Path) -> None:
             os._exit(code)
         pids.append(pid)
     os.write(write, b"abc")
+    os.close(write)
+    os.close(read)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
     assert [path.name for path in directory.glob("counters-saved*")] == ["counters-saved"]
     engine.close()
