@@ -53,11 +53,13 @@ class Body:
 
     Attributes:
         size: its length in bytes.
+        counted: its tokens by encoding, where somebody has counted them.
     """
 
     def __init__(self, file: IO[bytes], size: int, document: dict[str, Any] | None = None) -> None:
         self._file = file
         self.size = size
+        self.counted: dict[str, int] = {}
         self._json = document
 
     def read(self) -> bytes:

@@ -75,7 +75,8 @@ class Denial:
     def with_retry_after(self, seconds: float) -> Denial:
         """Return this denial with `Retry-After` in whole seconds, rounded up (RFC 9110 §10.2.3)."""
         header = ("Retry-After", str(max(1, math.ceil(seconds))))
-        return replace(self, headers=(*self.headers, header))
+        others = [pair for pair in self.headers if pair[0] != "Retry-After"]
+        return replace(self, headers=(*others, header))
 
 
 def store_denial(error: StoreUnavailable) -> Denial:

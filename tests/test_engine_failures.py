@@ -20,7 +20,7 @@ import pytest
 from aigw_middleware import RateLimiter, StoreUnavailable, open_counters
 from aigw_middleware.counters import lmdb as lmdb_module
 from aigw_middleware.counters import redis as redis_module
-from aigw_middleware.counters.engine import Demand, Engine
+from aigw_middleware.counters.engine import Demand, Engine, Settlement
 from aigw_middleware.counters.lmdb import LMDBCounters
 from aigw_middleware.limits import parse_limits
 
@@ -163,7 +163,7 @@ def test_a_copy_is_saved_by_itself(directory: Path, monkeypatch: Any) -> None:
     """What a reboot may lose is bounded."""
     monkeypatch.setattr(lmdb_module, "SAVE_SECONDS", 0.05)
     engine = LMDBCounters(str(directory))
-    while not (directory / "counters-saved").exists():
+    while not (directory / "counters2-saved").exists():
         assert reserve(engine) or True
     engine.close()
 
@@ -189,7 +189,7 @@ def test_processes_that_save_at_once_do_not_meet(directory: Path) -> None:
     os.close(write)
     os.close(read)
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
-    assert [path.name for path in directory.glob("counters-saved*")] == ["counters-saved"]
+    assert [path.name for path in directory.glob("counters2-saved*")] == ["counters2-saved"]
     engine.close()
 
 
@@ -242,8 +242,10 @@ def test_a_redis_that_is_gone_and_comes_back(server: RedisServer, monkeypatch: A
 def stopped(server: RedisServer) -> Iterator[None]:
     """By the operating system."""
     os.kill(server.pid, signal.SIGSTOP)
-    yield
-    os.kill(server.pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -326,12 +328,27 @@ def test_a_flushed_redis_counts_anew(server: RedisServer) -> None:
     engine.close()
 
 
+def test_thousands_of_slots_are_held_and_renewed(server: RedisServer) -> None:
+    """More than a script's stack takes: on one bucket, and in one renewal of a process."""
+    engine = patient(server)
+    (limit,) = parse_limits("5000 concurrent")
+    demand = Demand("many", limit.rule, 1)
+    marks = [engine.reserve([demand] * 10).marks for _ in range(450)]
+    held = [Settlement(demand, mark, 1) for some in marks for mark in some]
+    assert used(engine) == {"many": 4500}
+    assert all(engine.settle(held[:700]))
+    given = [Settlement(demand, settlement.mark, 0) for settlement in held]
+    assert all(all(engine.settle(given[start : start + 100])) for start in range(0, 4500, 100))
+    assert used(engine) == {}
+    engine.close()
+
+
 def test_keys_share_one_slot_of_a_cluster_and_expire(server: RedisServer) -> None:
     """One hash tag, and a lifetime: nothing is left for ever."""
     engine = patient(server)
     reserve(engine, "a*b")
     (key,) = server.client().keys()
-    assert key == b"{aigw}:a*b"
+    assert key == b"{aigw2}:a*b"
     assert 60_000 <= server.client().pttl(key) <= 64_000
     assert engine.reset("a*") == 1
     assert engine.reset("x") == 0

@@ -42,7 +42,7 @@ class TestClock(Clock):
         self.tell()
 
     def tell(self) -> None:
-        self._client.set("{aigw}:test-clock", self.now)
+        self._client.set("{aigw2}:test-clock", self.now)
 
     def move(self, microseconds: int) -> None:
         self.now += microseconds
@@ -55,7 +55,7 @@ def timed_redis(server: RedisServer, clock: TestClock) -> RedisCounters:
     counters = RedisCounters(server.url, deadline=PATIENCE, wall_clock=clock)
     told = SCRIPT.replace(
         "local clock = redis.call('TIME')",
-        "local told = tonumber(redis.call('GET', '{aigw}:test-clock'))\n"
+        "local told = tonumber(redis.call('GET', '{aigw2}:test-clock'))\n"
         "local clock = {math.floor(told / 1000000), told % 1000000}",
     )
     assert told != SCRIPT

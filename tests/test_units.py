@@ -412,6 +412,27 @@ def test_a_refusal_knows_of_what_is_reserved_late() -> None:
     assert 3600 <= int(answers[1].headers["Retry-After"]) <= 3660
 
 
+def test_a_refusal_is_not_made_longer_by_a_limit_of_other_models() -> None:
+    """`1/day for openai/gpt-4o` is used up; who asks another provider for it waits 11 s, no day."""
+    clock = Clock()
+    counters = MemoryCounters(clock=clock, wall_clock=clock)
+    body = chat(model="gpt-4o", max_tokens=100)
+    with raw_provider(answering(OK, keep=True)) as provider:
+        limiter = partial(
+            RateLimiter, limits=["1/10s", "1/day for openai/gpt-4o"], by="global",
+            counters=counters,
+        )  # fmt: skip
+        answers = []
+        for name in ("openai", "mine", "mine"):
+            upstream = Provider(name, base_url=provider.url, api_keys=["k"])
+            app = stack(UpstreamForwarder(upstream=upstream), limiter)
+            answers.append(call(app, CHAT, body=body))
+            clock.now += 11 * SECOND if name == "openai" else 0
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert int(answers[2].headers["Retry-After"]) <= 11
+    assert answers[2].code == "rate_limit_exceeded"
+
+
 def test_a_failover_reserves_for_the_one_that_answers() -> None:
     """What the first candidate was reserved is given back before the second is asked."""
     counters = open_counters("memory:")
@@ -441,6 +462,22 @@ def test_buckets_by_model() -> None:
 
 
 # --- concurrency
+
+
+def test_hundreds_of_slots_are_renewed() -> None:
+    """However many a process holds, each is told that it is still held."""
+    clock = Clock()
+    counters = MemoryCounters(clock=clock, wall_clock=clock)
+    limiter = RateLimiter(App(), "300 concurrent", by="global", counters=counters)
+    environ = make_environ(CHAT, body=chat())
+    running = [limiter(dict(environ), lambda *_: lambda _: None) for _ in range(300)]
+    for _ in range(4):
+        clock.now += 10 * SECOND
+        keeper_of(counters).renew()
+    assert used(counters) == {"concurrent": 300}
+    for iterable in running:
+        iterable.close()  # type: ignore[attr-defined]
+    assert used(counters) == {}
 
 
 def raising(environ: Any, start_response: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import logging
@@ -16,9 +17,11 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from aigw_middleware import ModelAccess, Provider, UpstreamForwarder, stack
+from aigw_middleware import ModelAccess, Provider, UpstreamForwarder, open_store, stack
 from aigw_middleware.errors import ClientLeft, UpstreamBroken, UpstreamTimeout
 from aigw_middleware.forwarding.health import health
+from aigw_middleware.forwarding.transport import _Connection
+from aigw_middleware.forwarding.url import BaseURL, _spelled, raw_path
 from aigw_middleware.testing import StandInProvider, serving
 
 from .support import (
@@ -1495,3 +1498,50 @@ def test_what_may_have_been_done_is_sent_again_only_when_that_is_allowed(
         app = UpstreamForwarder(upstream=upstream, first_byte_timeout=0.1, retry_unsafe=unsafe)
         assert call(app, CHAT, body=b'{"model": "m"}').status == status
     assert len(second.requests) == int(unsafe)
+
+
+class _Dying:
+    """A socket whose peer does not answer any more: the kernel gives up, and then tells the end."""
+
+    def __init__(self) -> None:
+        self._errors = [TimeoutError(errno.ETIMEDOUT, "Connection timed out")]
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
+        if self._errors:
+            raise self._errors.pop()
+        return b""
+
+
+def test_a_connection_that_the_kernel_gives_up_is_no_end() -> None:
+    """A body that ends with its connection has not ended when that timed out."""
+    connection = _Connection(_Dying(), BaseURL("http://127.0.0.1", option="x"))  # type: ignore[arg-type]
+    with pytest.raises(UpstreamTimeout):
+        connection.receive(60)
+
+
+def test_paths_of_any_length_are_not_kept() -> None:
+    """What a client asks for once takes no place in the memory of a worker."""
+    before = _spelled.cache_info().currsize
+    for number in range(20):
+        raw_path({"PATH_INFO": f"/{number}/" + "x" * 5000})
+    assert _spelled.cache_info().currsize == before
+
+
+def test_a_key_of_a_provider_that_is_gone_is_not_kept(sqlite_url: str) -> None:
+    """Candidates are kept for as long as the keys are those that they were made with."""
+    store = open_store(sqlite_url, secret="s" * 32)
+    first = store.provider_keys.create(provider="openai", secret="sk-first")
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = Provider("openai", base_url=provider.url, needs_key=True)
+        app = UpstreamForwarder(upstream=upstream, store=store)
+        body = json.dumps({"model": "m", "messages": []}).encode()
+        assert call(app, CHAT, body=body).status == 200
+        store.provider_keys.create(provider="openai", secret="sk-second")
+        store.provider_keys.delete(first.id)
+        assert call(app, CHAT, body=body).status == 200
+    sent = [request.headers["Authorization"] for request in provider.requests]
+    assert sent == ["Bearer sk-first", "Bearer sk-second"]
+    assert app.planner._made.cache_info().currsize == 1

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from .. import _native
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 8.0
 """How often; three renewals may fail before a lease of 30 s ends."""
+_AT_ONCE = 100
 
 
 class Held(Protocol):
@@ -88,7 +89,7 @@ class Keeper:
                 logger.error("units of a forgotten request stay reserved: %s", error)
 
     def renew(self) -> None:
-        """Renew everything once, in one step for each engine."""
+        """Renew everything once."""
         self.drain()
         with self._lock:
             held = list(self._held.values())
@@ -101,16 +102,18 @@ class Keeper:
             self.renew()
 
 
-def _renew(engine: Engine, held: Iterable[Held]) -> None:
-    renewals = [(one, one.renewals()) for one in held]
-    try:
-        known = iter(engine.settle([one for _, several in renewals for one in several]))
-    except StoreUnavailable as error:
-        logger.error("slots could not be renewed: %s", error)
-        return
-    for one, several in renewals:
-        answers = [next(known) for _ in several]
-        one.renewed(known=all(answers))
+def _renew(engine: Engine, held: list[Held]) -> None:
+    # Some at a time, so that no step keeps others waiting for long.
+    for start in range(0, len(held), _AT_ONCE):
+        renewals = [(one, one.renewals()) for one in held[start : start + _AT_ONCE]]
+        try:
+            known = iter(engine.settle([one for _, several in renewals for one in several]))
+        except StoreUnavailable as error:
+            logger.error("slots could not be renewed: %s", error)
+            continue
+        for one, several in renewals:
+            answers = [next(known) for _ in several]
+            one.renewed(known=all(answers))
 
 
 def _start_greenlet_or_thread(function: Callable[[], None]) -> None:

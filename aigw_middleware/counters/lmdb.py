@@ -41,6 +41,8 @@ LOOK_SECONDS = 0.1
 """How long it may take until a file that was removed is noticed."""
 SAVE_SECONDS = 10.0
 """How much of the counts a power loss or a reboot may lose."""
+_PREFIX = "counters2-"
+"""Of the files' names, with the number of the records' form."""
 _YIELDS = 20
 _NAP = 50e-6
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -81,8 +83,8 @@ class LMDBCounters:
         wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._directory = os.path.abspath(directory)
-        self._path = os.path.join(self._directory, f"counters-{_boot_id()}")
-        self._saved = os.path.join(self._directory, "counters-saved")
+        self._path = os.path.join(self._directory, f"{_PREFIX}{_boot_id()}")
+        self._saved = os.path.join(self._directory, f"{_PREFIX}saved")
         self._deadline = deadline
         self._clock = clock
         self._wall_clock = wall_clock
@@ -129,16 +131,15 @@ class LMDBCounters:
                 name, rule, units, calendar = demand
                 key = _key(name)
                 value = get(key)
-                if value is None:
-                    self._new += 1
                 state = _read(value)
                 when = present if calendar is None else self._at(present, calendar)
                 kind = ARITHMETIC[rule[0]]
                 if not kind.admits(state, rule, when, units):
                     return self._told(transaction, demands, present)
-                found.append((key, rule, units, state, when, kind))
+                found.append((key, value is None, rule, units, state, when, kind))
             marks, outcomes = [], []
-            for key, rule, units, state, when, kind in found:
+            for key, is_new, rule, units, state, when, kind in found:
+                self._new += is_new
                 mark, outcome = kind.reserve(state, rule, when, units, new_lease)
                 marks.append(mark)
                 outcomes.append(outcome)
@@ -373,7 +374,7 @@ class LMDBCounters:
         """Remove the live files of earlier boots, of which the saved copy is what counts."""
         for name in os.listdir(self._directory):
             path = os.path.join(self._directory, name)
-            if name.startswith("counters-") and path not in (self._path, self._saved):
+            if name.startswith("counters") and path not in (self._path, self._saved):
                 with suppress(OSError):
                     os.unlink(path)
 

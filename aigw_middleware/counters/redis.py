@@ -33,7 +33,8 @@ REST_SECONDS = 1.0
 """How long a server that gave no answer is not asked again."""
 _LISTING_SECONDS = 10.0
 """How long it may take to list or reset counts, which no request waits for."""
-_TAG = "{aigw}:"
+_TAG = "{aigw2}:"
+"""The hash tag, with the number of the records' form."""
 _KINDS = tuple(ARITHMETIC)
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _NO_CALENDAR = (0,) * 7

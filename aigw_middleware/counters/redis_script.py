@@ -214,11 +214,25 @@ end
 local makers = {[0] = make_window, [1] = make_pace, [2] = make_period, [3] = make_leases}
 local kinds = {}
 
+-- In pieces: Lua's stack takes 8,000 values.
 local function packed(numbers)
-  return struct.pack('>' .. string.rep('d', #numbers), unpack(numbers))
+  local pieces = {}
+  for first = 1, #numbers, 500 do
+    local last = math.min(first + 499, #numbers)
+    local form = '>' .. string.rep('d', last - first + 1)
+    pieces[#pieces + 1] = struct.pack(form, unpack(numbers, first, last))
+  end
+  return table.concat(pieces)
 end
 local function unpacked(text)
-  return {struct.unpack('>' .. string.rep('d', #text / 8), text)}
+  local count, numbers = #text / 8, {}
+  for before = 0, count - 1, 500 do
+    local few = math.min(500, count - before)
+    local some = {struct.unpack('>' .. string.rep('d', few), text, before * 8 + 1)}
+    if few == count then return some end
+    for i = 1, few do numbers[before + i] = some[i] end
+  end
+  return numbers
 end
 
 local function load(key)

@@ -28,7 +28,7 @@ _TEXT = re.compile(
 ).findall
 # Only these are looked into: those with usage (in every other one it may be null), and the last.
 _MAY_TELL = re.compile(
-    rb'usage"\s*:\s*\{|usageMetadata|message_stop|response\.(?:completed|incomplete|failed)|\[DONE'
+    rb'usage"\s*:\s*(?:data:\s*)?\{|usageMetadata|message_stop|response\.(?:completed|incomplete|failed)|\[DONE'
 ).search
 _FEW = 2048
 """Bytes of events whose text is counted together."""

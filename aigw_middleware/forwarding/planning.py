@@ -38,6 +38,8 @@ _KNOWN = 1024
 _LONGEST = 512
 """How many paths and models are kept in mind, and how long a path at most."""
 _INCLUDE_USAGE = ("stream_options", "include_usage")
+Keyed = tuple[tuple[Provider, tuple[str, ...]], ...]
+"""Providers, each with its keys."""
 AUTO = "ngrok/auto"
 """The model's name that stands for none, where a policy chooses."""
 
@@ -186,6 +188,8 @@ class Planner:
         self._strategy = strategy
         self._prices = prices
         self._meanings = lru_cache(maxsize=_KNOWN)(self._meanings_of)
+        self._made = lru_cache(maxsize=_KNOWN)(_candidates)
+        self._known_keys: dict[str, tuple[str, ...]] = {}
 
     def plan(self, environ: WSGIEnvironment, path: AIPath) -> Plan | Denial:
         """Return what becomes of a request, or why nothing does.
@@ -233,12 +237,20 @@ class Planner:
     def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:
         """Yield the candidates for one model that the client names; more where it is an alias."""
         if model is None:
-            keyed = tuple((provider, self.keys(provider)) for provider in self._providers)
-            yield candidates_for(path, None, keyed)
+            yield self._candidates(path, None, self._providers)
             return
         for named, providers in self._meanings(model):
-            keyed = tuple((provider, self.keys(provider)) for provider in providers)
-            yield candidates_for(path, named.model, keyed)
+            yield self._candidates(path, named.model, providers)
+
+    def _candidates(self, path: AIPath, model: str | None, providers: Sequence[Provider]) -> Wish:
+        keyed = tuple((provider, self.keys(provider)) for provider in providers)
+        if any(self._known_keys.get(provider.name) != keys for provider, keys in keyed):
+            # No key is kept in memory for longer than it is one.
+            self._known_keys.update((provider.name, keys) for provider, keys in keyed)
+            self._made.cache_clear()
+        if len(path.raw) > _LONGEST:
+            return _candidates(path, model, keyed)
+        return self._made(path, model, keyed)
 
     def _meanings_of(self, model: str) -> list[tuple[Named, list[Provider]]]:
         """Return what a model's name means, each with the providers that come into question."""
@@ -311,23 +323,12 @@ def _chosen(
     return [c for offer in chosen for c in candidates if (c.provider, c.model) == offer]
 
 
-def candidates_for(
-    path: AIPath, model: str | None, keyed: tuple[tuple[Provider, tuple[str, ...]], ...]
-) -> Wish:
+def _candidates(path: AIPath, model: str | None, keyed: Keyed) -> Wish:
     """Return the candidates for a model, or for a path that names none; see `provider_candidates`.
 
     Raises:
         BodyInvalid: with the model's name the path could be read as another one.
     """
-    find = _candidates if len(path.raw) <= _LONGEST else _candidates.__wrapped__
-    return find(path, model, keyed)
-
-
-@lru_cache(maxsize=_KNOWN)
-def _candidates(
-    path: AIPath, model: str | None, keyed: tuple[tuple[Provider, tuple[str, ...]], ...]
-) -> Wish:
-    """Make them once for all requests for the same; other keys are another question."""
     renamed = path if model is None else _renamed(path, model)
     return provider_candidates(keyed, renamed, model)
 

@@ -98,5 +98,5 @@ def _name_of(key: str, provider: bool) -> str | None:
         return None
     if provider and key.startswith("HTTP_X_FORWARDED"):
         return None
-    name = header_of(key)
+    name = header_of.__wrapped__(key)  # kept here already
     return name if is_token(name) else ""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .waiting import Waiting
 
 _RECEIVE = 64 * 1024
-_STEP = 60.0
+_STEP = 30.0
 """Seconds of one wait for bytes."""
 _IDLE_IN_POOL = 55.0  # many servers close an idle connection after 60 s
 _MOST_IN_POOL = 256
@@ -258,12 +258,14 @@ class _Connection:
         """Return what comes next, empty at the connection's end."""
         until = time.monotonic() + seconds
         while seconds > 0:
-            # A long wait is one of several, so that nearly all waits have the same timeout and
-            # it need not be set each time.
-            self._wait_at_most(min(seconds, _STEP))
+            # A long wait is one of several, so that the timeout that is set will mostly do.
+            if not 0 < self._timeout <= seconds:
+                self._wait_at_most(min(seconds, _STEP))
             try:
                 return self.sock.recv(_RECEIVE)
-            except TimeoutError:
+            except TimeoutError as error:
+                if error.errno is not None:  # the kernel's, which gives the connection up
+                    break
                 seconds = until - time.monotonic()
         raise UpstreamTimeout("the upstream did not answer in time")
 

@@ -98,7 +98,8 @@ def raw_path(environ: WSGIEnvironment) -> str:
     judged = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     path = _without_authority(raw).partition("?")[0]
-    return (_spelled if len(path) <= _LONGEST else _spelled.__wrapped__)(path, judged)
+    is_short = len(path) + len(judged) <= _LONGEST
+    return (_spelled if is_short else _spelled.__wrapped__)(path, judged)
 
 
 @lru_cache(maxsize=1024)

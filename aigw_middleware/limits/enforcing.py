@@ -147,9 +147,9 @@ class NamedLimits:
             denial = self._hold(case, chosen, environ.get(PROVIDER), model, late=False)
         if denial is not None and hands_on and denial.retry_after:
             # What is reserved late may take longer: nobody is sent away to be refused again.
-            whole = self.judge(engine, bucket, environ)
-            if whole is not None and whole.retry_after > denial.retry_after:
-                denial = whole
+            wait = self._wait_for_late(engine, bucket) / SECOND
+            if wait > denial.retry_after:
+                denial = denial.with_retry_after(wait)
         if denial is None and hands_on and spoken(environ)[0] is PLAIN:
             # Most likely an application's own request; a layer within may make it the forwarder's.
             denial = self._hold(case, self._late, None, None, late=True)
@@ -157,6 +157,24 @@ class NamedLimits:
             late = partial(self._hold_late, case, on_down, bucket_of)
             environ.setdefault(RESERVERS, []).append(late)
         return denial, holding
+
+    def _wait_for_late(self, engine: Engine, bucket: str) -> int:
+        """Return the microseconds until the limits that count every model have anything left.
+
+        How much of them a candidate will want, and what holds for some models, is not known yet.
+        """
+        demands = [
+            Demand(one.prefix + bucket, one.limit.rule, 1, one.limit.calendar)
+            for one in self._late
+            if one.rules is None
+        ]
+        if not demands:
+            return 0
+        try:
+            outcomes = engine.test(demands).outcomes
+        except StoreUnavailable:
+            return 0  # it is refused in any case
+        return max(outcome.wait for outcome in outcomes)
 
     def _hold_late(
         self,

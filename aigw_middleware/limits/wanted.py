@@ -91,7 +91,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     refers, data = _refers(document), body.read()
     # A picture in the body has far fewer tokens than its letters would.
     inline = _has_inline(data)
-    counted = None if inline or dialect is not OPENAI else tokenizer.count(model, data)
+    counted = None if inline or dialect is not OPENAI else tokenizer.count(model, body)
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     output = dialect.output(rest, document)
     if output is None:
@@ -131,16 +131,18 @@ def wanted_output(environ: WSGIEnvironment) -> Output | None:
 def text_tokens(environ: WSGIEnvironment) -> int:
     """Return the tokens of a request's prompt: counted, or else by four bytes of its body each.
 
+    Never counted is a prompt in which something that is no text may stand, such as a picture.
+
     Raises:
         BodyError: its body cannot be judged.
     """
     found = _document(environ)
     if found is None:
         return 0
-    body, data = found[0], found[0].read()
+    body = found[0]
     counted = None
-    if spoken(environ).dialect is OPENAI and not _has_inline(data):
-        counted = tokenizer.count(wanted_model(environ), data)
+    if spoken(environ).dialect is OPENAI and not _has_inline(body.read()):
+        counted = tokenizer.count(wanted_model(environ), body)
     return body.size // 4 if counted is None else counted
 
 
