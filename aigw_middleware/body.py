@@ -93,6 +93,10 @@ class Body:
             self._json = strict_json(self.read())
         return self._json
 
+    def forget(self) -> None:
+        """Let go of what was read of it, which `json` reads anew: an answer may take minutes."""
+        self._json = None
+
     def close(self) -> None:
         """Free the file; a body in memory is left readable."""
         if not isinstance(self._file, BytesIO):

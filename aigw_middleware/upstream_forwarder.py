@@ -18,6 +18,7 @@ from ._headers import is_token
 from ._iterables import Block
 from ._responding import with_headers
 from .body import (
+    Body,
     blocks,
     client_socket,
     content_length,
@@ -446,6 +447,9 @@ class UpstreamForwarder:
         if whole is not None:
             return Block([whole])
         environ[WATCHED] = True
+        body = environ.get(BODY)
+        if isinstance(body, Body):
+            body.forget()
         return ForwardedBody(
             response,
             answer.first,

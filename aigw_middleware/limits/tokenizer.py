@@ -68,6 +68,8 @@ def count(model: str | None, body: Body) -> int | None:
 
 @lru_cache(maxsize=256)
 def _encoding_for(model: str) -> Encoding | None:
+    if not os.environ.get(DIRECTORY):
+        return None  # before tiktoken is imported, which takes megabytes
     try:
         from tiktoken.model import encoding_name_for_model
     except ModuleNotFoundError:
