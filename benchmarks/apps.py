@@ -55,6 +55,12 @@ def _gateway(*, booked: bool) -> Any:
     )
 
 
+def forwarder() -> Any:
+    """The forwarder alone, with metering."""
+    url = os.environ["BENCH_UPSTREAM"] + "/v1"
+    return UpstreamForwarder(upstream=Provider("openai", base_url=url, api_keys=["sk-x"]))
+
+
 def bare() -> Any:
     """What anyone would write first: urllib3 behind a WSGI app, and nothing else."""
     import urllib3

@@ -60,6 +60,7 @@ def run(*, quick: bool) -> None:
         upstream = servers.enter_context(provider())
         found = [
             servers.enter_context(gunicorn("gateway", upstream, store_url)),
+            servers.enter_context(gunicorn("forwarder", upstream, store_url)),
             servers.enter_context(gunicorn("bare", upstream, store_url)),
             servers.enter_context(granian("gateway", upstream, store_url)),
             servers.enter_context(granian("bare", upstream, store_url)),
@@ -68,16 +69,17 @@ def run(*, quick: bool) -> None:
             found.append(servers.enter_context(nginx(upstream, Path(directory))))
         else:
             print("\nnginx is not installed, so it is left out")
+        idle = {candidate.name: pss(candidate.pids) / 2**20 for candidate in found}
         results: dict[str, list[Round]] = {candidate.name: [] for candidate in found}
         for candidate in found:
             load(candidate, token, 200, CONNECTIONS)
         for _ in range(rounds):
             for candidate in found:
                 results[candidate.name].append(one_round(candidate, token, count))
-    report(results)
+    report(results, idle)
 
 
-def report(results: dict[str, list[Round]]) -> None:
+def report(results: dict[str, list[Round]], idle: dict[str, float]) -> None:
     """Print medians, and their ratios to the bare forwarder of the same run."""
     medians = {
         name: Round(*(statistics.median(values) for values in zip(*rounds, strict=True)))
@@ -86,10 +88,13 @@ def report(results: dict[str, list[Round]]) -> None:
     base = medians["bare"]
     print_table(
         "Forwarding under gunicorn gthread, one worker, 16 connections, 2 kB request, 1 kB answer "
-        "(targets: the gateway's CPU <= 1.0 x bare, on Granian <= 0.6 x)",
-        ["", "CPU us", "CPU x bare", "req/s", "req/s x bare", "p50 us", "p50 alone us"],
+        "(targets: the gateway's CPU <= 1.0 x bare, on Granian <= 0.6 x; 45 MB idle, PSS)",
+        ["", "CPU us", "x bare", "req/s", "x bare", "p50 us", "alone us", "idle MB"],
         [
-            [name, r.cpu, r.cpu / base.cpu, r.rate, r.rate / base.rate, r.p50, r.p50_alone]
+            [
+                *(name, r.cpu, r.cpu / base.cpu, r.rate, r.rate / base.rate),
+                *(r.p50, r.p50_alone, idle[name]),
+            ]
             for name, r in medians.items()
         ],
     )
@@ -164,6 +169,16 @@ def cpu_seconds(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS
+
+
+def pss(pids: list[int]) -> int:
+    """Return the memory of processes, in bytes, what they share counted once."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
 
 
 def children(pid: int) -> list[int]:

@@ -6,12 +6,11 @@ import asyncio
 import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from aigw_middleware import open_store
 
-from .forwarding import BODY, PATH, Candidate, gunicorn
+from .forwarding import BODY, PATH, Candidate, gunicorn, pss
 from .table import print_table
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -113,16 +112,6 @@ async def _until(reader: asyncio.StreamReader, mark: bytes) -> bytes:
             break
         data += more
     return data
-
-
-def pss(pids: list[int]) -> int:
-    """Return the memory of processes, in bytes, what they share counted once."""
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-    return total
 
 
 async def held(worker_class: str, count: int, store_url: str, token: str) -> Held:

@@ -147,7 +147,8 @@ def test_serve_with_a_document(tmp_path: Path, sqlite_url: str) -> None:
             assert requests.post(url + CHAT, json=BODY, headers=head, timeout=30).ok
             assert requests.post(url + CHAT, json=BODY, timeout=30).status_code == 401
             assert requests.get(f"{url}/other", headers=head, timeout=30).status_code == 404
-            workers = children(process.pid)
+            while len(workers := children(process.pid)) < 2:
+                assert process.poll() is None  # they are begun one after the other
             process.send_signal(signal.SIGHUP)
             assert requests.post(url + CHAT, json=BODY, headers=head, timeout=30).ok
             assert children(process.pid) == workers
