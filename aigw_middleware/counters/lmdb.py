@@ -29,7 +29,7 @@ from .. import _native
 from .._forks import in_child
 from ..errors import StoreUnavailable
 from ..limits.calendar import Calendar
-from ..limits.states import ARITHMETIC, Moment, Rule, State, takes
+from ..limits.states import ARITHMETIC, SLOTS, Arithmetic, Moment, Rule, State, takes
 from .engine import DEADLINE, Count, Decision, Demand, Settlement, new_lease
 from .memory import count_of, moment
 
@@ -89,6 +89,7 @@ class LMDBCounters:
         self._clock = clock
         self._wall_clock = wall_clock
         self.closed = False
+        self._step = _Step(self)
         self._reset()
         in_child(self._forget)
         try:
@@ -127,8 +128,7 @@ class LMDBCounters:
         with self._transaction() as transaction:
             present, get = self._now(), transaction.get
             found = []
-            for demand in demands:
-                name, rule, units, calendar = demand
+            for name, rule, units, calendar in demands:
                 key = _key(name)
                 value = get(key)
                 state = _read(value)
@@ -143,7 +143,7 @@ class LMDBCounters:
                 mark, outcome = kind.reserve(state, rule, when, units, new_lease)
                 marks.append(mark)
                 outcomes.append(outcome)
-                transaction.put(key, _written(state, rule, kind.expires(state, rule, when)))
+                transaction.put(key, _written(state, rule, kind, when))
             if self._new >= _SWEEP_AT:
                 self._sweep(transaction, present, 2 * self._new)
                 self._wants_room = self._is_nearly_full()
@@ -170,7 +170,7 @@ class LMDBCounters:
                 kind.expire(state, rule, when)
                 known.append(kind.settle(state, rule, when, mark, units, used))
                 if state:
-                    transaction.put(key, _written(state, rule, kind.expires(state, rule, when)))
+                    transaction.put(key, _written(state, rule, kind, when))
                 else:
                     transaction.delete(key)
         return known
@@ -261,8 +261,8 @@ class LMDBCounters:
             self._cursor = cursor.key()
 
     def _transaction(self) -> _Step:
-        """Return a transaction under the lock, to be entered."""
-        return _Step(self)
+        """Return a transaction under the lock, to be entered: one at a time, so one for all."""
+        return self._step
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -511,16 +511,21 @@ def _read(value: bytes | None) -> State:
     return array("q") if value is None else array("q", value[_HEAD.size :])
 
 
-def _written(state: State, rule: Rule, expires: int) -> bytes:
-    return _EXPIRES.pack(expires) + _told_of(rule) + state.tobytes()  # type: ignore[attr-defined,no-any-return]
+def _written(state: State, rule: Rule, kind: Arithmetic, when: Moment) -> bytes:
+    lasts, told = _told_of(rule)
+    # Until when the record is kept; at least for as long as anything in it counts.
+    expires = when[0] + lasts if lasts else kind.expires(state, rule, when)
+    return _EXPIRES.pack(expires) + told + state.tobytes()  # type: ignore[attr-defined,no-any-return]
 
 
 @lru_cache(maxsize=1024)
-def _told_of(rule: Rule) -> bytes:
-    """Return what a record tells of its rule, behind when it expires."""
+def _told_of(rule: Rule) -> tuple[int, bytes]:
+    """Return how long a record is kept, 0 for as its state says, and what it tells of its rule."""
+    # What is counted now leaves a window at most two of its slots behind its length.
+    lasts = rule.window + 2 * -(-rule.window // SLOTS) if rule.kind == "window" else 0
     # Of a pace, what one unit takes is kept in the place of its window.
     length = takes(rule, 1) if rule.kind == "pace" else rule.window
-    return _HEAD.pack(0, _KINDS.index(rule.kind), rule.amount, length)[_EXPIRES.size :]
+    return lasts, _HEAD.pack(0, _KINDS.index(rule.kind), rule.amount, length)[_EXPIRES.size :]
 
 
 def _rule_of(value: bytes) -> Rule:

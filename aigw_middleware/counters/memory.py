@@ -53,18 +53,17 @@ class MemoryCounters:
         with self._lock:
             present = _new(Moment, (self._clock(), 0, 0))
             table, found = self._table, []
-            for demand in demands:
-                name, rule, units, calendar = demand
+            for name, rule, units, calendar in demands:
                 entry = table.get(name)
                 state: State = [] if entry is None else entry[0]
                 when = present if calendar is None else self._at(present, calendar)
                 kind = ARITHMETIC[rule[0]]
                 if not kind.admits(state, rule, when, units):
                     return self._refused(demands, present)
-                found.append((demand, entry, state, when, kind))
+                found.append((name, rule, units, entry, state, when, kind))
             marks, outcomes = [], []
             is_kept = True  # what is in the table stays there, unless room is made
-            for (name, rule, units, _), entry, state, when, kind in found:
+            for name, rule, units, entry, state, when, kind in found:
                 mark, outcome = kind.reserve(state, rule, when, units, new_lease)
                 marks.append(mark)
                 outcomes.append(outcome)

@@ -161,10 +161,12 @@ class _Window:
     ) -> tuple[int, Outcome]:
         now, (_, amount, window, _) = when[0], rule
         slot = now * SLOTS // window
-        if len(state) > 1 and state[1] < slot - SLOTS:
+        length = len(state)
+        if length > 1 and state[1] < slot - SLOTS:
             self.expire(state, rule, when)
+            length = len(state)
         # As `_add` does, without its call: this is done for nearly every limit of every request.
-        if len(state) > 3 and state[-3] >= slot:
+        if length > 3 and state[-3] >= slot:
             slot = state[-3]
             state[-2] += units
             state[-1] += units
