@@ -214,22 +214,29 @@ end
 local makers = {[0] = make_window, [1] = make_pace, [2] = make_period, [3] = make_leases}
 local kinds = {}
 
--- In pieces: Lua's stack takes 8,000 values.
+local forms = {}
+local function form(count)
+  forms[count] = forms[count] or '>' .. string.rep('d', count)
+  return forms[count]
+end
+-- In pieces where it must be: Lua's stack takes 8,000 values.
+local MOST = 500
 local function packed(numbers)
+  if #numbers <= MOST then return struct.pack(form(#numbers), unpack(numbers)) end
   local pieces = {}
-  for first = 1, #numbers, 500 do
-    local last = math.min(first + 499, #numbers)
-    local form = '>' .. string.rep('d', last - first + 1)
-    pieces[#pieces + 1] = struct.pack(form, unpack(numbers, first, last))
+  for first = 1, #numbers, MOST do
+    local last = math.min(first + MOST - 1, #numbers)
+    pieces[#pieces + 1] = struct.pack(form(last - first + 1), unpack(numbers, first, last))
   end
   return table.concat(pieces)
 end
 local function unpacked(text)
-  local count, numbers = #text / 8, {}
-  for before = 0, count - 1, 500 do
-    local few = math.min(500, count - before)
-    local some = {struct.unpack('>' .. string.rep('d', few), text, before * 8 + 1)}
-    if few == count then return some end
+  local count = #text / 8
+  if count <= MOST then return {struct.unpack(form(count), text)} end
+  local numbers = {}
+  for before = 0, count - 1, MOST do
+    local few = math.min(MOST, count - before)
+    local some = {struct.unpack(form(few), text, before * 8 + 1)}
     for i = 1, few do numbers[before + i] = some[i] end
   end
   return numbers
