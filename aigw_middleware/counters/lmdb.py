@@ -127,23 +127,22 @@ class LMDBCounters:
         """Meet all demands or none."""
         with self._transaction() as transaction:
             present, get = self._now(), transaction.get
-            found = []
+            marks, outcomes, written = [], [], []
             for name, rule, units, calendar in demands:
                 key = _key(name)
                 value = get(key)
                 state = _read(value)
                 when = present if calendar is None else self._at(present, calendar)
                 kind = ARITHMETIC[rule[0]]
-                if not kind.admits(state, rule, when, units):
-                    return self._told(transaction, demands, present)
-                found.append((key, value is None, rule, units, state, when, kind))
-            marks, outcomes = [], []
-            for key, is_new, rule, units, state, when, kind in found:
+                found = kind.reserve(state, rule, when, units, new_lease)
+                if found is None:
+                    return self._told(transaction, demands, present)  # nothing was written
+                marks.append(found[0])
+                outcomes.append(found[1])
+                written.append((key, value is None, _written(state, rule, kind, when)))
+            for key, is_new, record in written:
                 self._new += is_new
-                mark, outcome = kind.reserve(state, rule, when, units, new_lease)
-                marks.append(mark)
-                outcomes.append(outcome)
-                transaction.put(key, _written(state, rule, kind, when))
+                transaction.put(key, record)
             if self._new >= _SWEEP_AT:
                 self._sweep(transaction, present, 2 * self._new)
                 self._wants_room = self._is_nearly_full()

@@ -52,26 +52,29 @@ class MemoryCounters:
         """Meet all demands or none."""
         with self._lock:
             present = _new(Moment, (self._clock(), 0, 0))
-            table, found = self._table, []
+            table = self._table
+            marks, outcomes, fresh = [], [], []
+            before: list[tuple[State, State]] = []
             for name, rule, units, calendar in demands:
                 entry = table.get(name)
                 state: State = [] if entry is None else entry[0]
                 when = present if calendar is None else self._at(present, calendar)
-                kind = ARITHMETIC[rule[0]]
-                if not kind.admits(state, rule, when, units):
+                was = state[:]
+                found = ARITHMETIC[rule[0]].reserve(state, rule, when, units, new_lease)
+                if found is None:
+                    # Nothing is spent of the limits that would have admitted it.
+                    for taken, old in before:
+                        taken[:] = old
                     return self._refused(demands, present)
-                found.append((name, rule, units, entry, state, when, kind))
-            marks, outcomes = [], []
-            is_kept = True  # what is in the table stays there, unless room is made
-            for name, rule, units, entry, state, when, kind in found:
-                mark, outcome = kind.reserve(state, rule, when, units, new_lease)
-                marks.append(mark)
-                outcomes.append(outcome)
-                if entry is None:
+                before.append((state, was))
+                marks.append(found[0])
+                outcomes.append(found[1])
+                if entry is None or entry[1] is not rule:
+                    fresh.append((name, state, rule))
+            for name, state, rule in fresh:
+                if name not in table:
                     self._make_room(present)
-                    is_kept = False
-                if entry is None or not is_kept or entry[1] is not rule:
-                    table[name] = state, rule
+                table[name] = state, rule
             return _new(Decision, (True, outcomes, marks))
 
     def test(self, demands: Sequence[Demand]) -> Decision:

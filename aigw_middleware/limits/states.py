@@ -84,23 +84,21 @@ class Arithmetic(Protocol):
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
         """Drop what no longer counts."""
 
-    def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
-        """Tell whether `units` more may be admitted; what no longer counts may be dropped."""
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: Callable[[], int]
-    ) -> tuple[int, Outcome]:
-        """Count `units` as reserved; `admits` has told that they may be.
+    ) -> tuple[int, Outcome] | None:
+        """Count `units` as reserved, where they may be admitted.
 
         Args:
             state: the state.
             rule: the limit.
-            when: the same moment.
+            when: the moment.
             units: how many.
             lease: returns the number of a new lease.
 
         Returns:
-            The mark by which they are settled, and what is told of the state then.
+            The mark by which they are settled, and what is told of the state then; None where
+            they do not fit, and then nothing was done but to drop what no longer counts.
         """
 
     def settle(
@@ -148,35 +146,30 @@ class _Window:
         if end > 1:
             del state[1:end]
 
-    def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
-        if not state:
-            return units <= rule[1]
-        if state[0] + units <= rule[1]:
-            return True  # beside slots that may have left, and so without them
-        self.expire(state, rule, when)
-        return state[0] + units <= rule[1]
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: Callable[[], int]
-    ) -> tuple[int, Outcome]:
+    ) -> tuple[int, Outcome] | None:
         now, (_, amount, window, _) = when[0], rule
         slot = now * SLOTS // window
         length = len(state)
         if length > 1 and state[1] < slot - SLOTS:
             self.expire(state, rule, when)
             length = len(state)
+        total = state[0] + units if length else units
+        if total > amount:
+            return None
         # As `_add` does, without its call: this is done for nearly every limit of every request.
         if length > 3 and state[-3] >= slot:
             slot = state[-3]
             state[-2] += units
             state[-1] += units
         else:
-            if not state:
+            if not length:
                 state.append(0)
             state.append(slot)
             state.append(units)
             state.append(units)
-        total = state[0] = state[0] + units
+        state[0] = total
         reset = -(-(state[1] + SLOTS + 1) * window // SLOTS) - now
         return slot, _new(Outcome, (amount - total, reset if reset > 0 else 0, 0))
 
@@ -246,15 +239,13 @@ class _Pace:
         if state and state[0] <= when.now:
             del state[:]
 
-    def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
-        self.expire(state, rule, when)
-        ahead = state[0] - when.now if state else 0
-        return ahead + takes(rule, units) <= rule.amount
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: Callable[[], int]
-    ) -> tuple[int, Outcome]:
+    ) -> tuple[int, Outcome] | None:
+        self.expire(state, rule, when)
         time = takes(rule, units)
+        if (state[0] - when.now if state else 0) + time > rule.amount:
+            return None
         self._add(state, when, time)
         state[1] += time
         return 0, self.outcome(state, rule, when, 0)
@@ -308,13 +299,12 @@ class _Period:
         if state and when.begins > state[0]:
             del state[:]
 
-    def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
-        self.expire(state, rule, when)
-        return (state[1] if state else 0) + units <= rule.amount
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: Callable[[], int]
-    ) -> tuple[int, Outcome]:
+    ) -> tuple[int, Outcome] | None:
+        self.expire(state, rule, when)
+        if (state[1] if state else 0) + units > rule.amount:
+            return None
         self._add(state, when, units)
         state[3] += units
         return state[0], self.outcome(state, rule, when, 0)
@@ -356,13 +346,12 @@ class _Leases:
             if state[position + 1] <= when.now:
                 del state[position : position + 2]
 
-    def admits(self, state: State, rule: Rule, when: Moment, units: int) -> bool:
-        self.expire(state, rule, when)
-        return len(state) // 2 + units <= rule.amount
-
     def reserve(
         self, state: State, rule: Rule, when: Moment, units: int, lease: Callable[[], int]
-    ) -> tuple[int, Outcome]:
+    ) -> tuple[int, Outcome] | None:
+        self.expire(state, rule, when)
+        if len(state) // 2 + units > rule.amount:
+            return None
         mark = lease()
         state.append(mark)
         state.append(when.now + LEASE)
