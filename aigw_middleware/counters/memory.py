@@ -88,15 +88,17 @@ class MemoryCounters:
         """Count what was used in the place of what was reserved."""
         known = []
         with self._lock:
-            present = Moment(self._clock())
-            for demand, mark, used in settlements:
-                state, when = self._state(demand, present)
-                rule = demand.rule
-                known.append(
-                    ARITHMETIC[rule.kind].settle(state, rule, when, mark, demand.units, used)
-                )
-                if state:
-                    self._table[demand.name] = state, rule
+            present = _new(Moment, (self._clock(), 0, 0))
+            table = self._table
+            for (name, rule, units, calendar), mark, used in settlements:
+                entry = table.get(name)
+                state: State = [] if entry is None else entry[0]
+                when = present if calendar is None else self._at(present, calendar)
+                kind = ARITHMETIC[rule[0]]
+                kind.expire(state, rule, when)
+                known.append(kind.settle(state, rule, when, mark, units, used))
+                if state and (entry is None or entry[1] is not rule):
+                    table[name] = state, rule
         return known
 
     def counts(self, prefix: str = "") -> list[Count]:

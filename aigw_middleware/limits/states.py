@@ -138,7 +138,9 @@ class _Window:
     def expire(self, state: State, rule: Rule, when: Moment) -> None:
         if len(state) < 2:
             return
-        oldest = when.now * SLOTS // rule.window - SLOTS
+        oldest = when[0] * SLOTS // rule[2] - SLOTS
+        if state[1] >= oldest:
+            return
         end = 1
         while end < len(state) and state[end] < oldest:
             state[0] -= state[end + 1]
