@@ -15,6 +15,10 @@ from ._options import several
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)").search
 
 
+LONGEST = 512
+"""Letters of a path that is kept in mind at most: few are asked for, and long ones once."""
+
+
 def has_dot_segment(path: str) -> bool:
     """Whether a reader that resolves `.` and `..` (RFC 3986 §5.2.4) would see another path."""
     return "\\" in path or ("/." in path and _DOT_SEGMENT(path) is not None)

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
@@ -263,16 +263,12 @@ def _chunked_blocks(environ: WSGIEnvironment, stream: Any, max_bytes: int) -> It
 
 def _read(environ: WSGIEnvironment, stream: Any, size: int) -> bytes:
     """Read up to `size` bytes: what has come where the server can tell, else a block."""
-    sock = client_socket(environ)
+    # `read(n)` waits for n bytes; only `read1` hands on what has arrived.
+    read1 = getattr(stream, "read1", None)
     try:
-        if sock is None:  # the server's own bound holds
-            return _some(stream, size)
-        before = sock.gettimeout()
-        sock.settimeout(STALL)
-        try:
-            return _some(stream, size)
-        finally:
-            sock.settimeout(before)
+        with _ClientTimeout(environ, STALL):
+            data: bytes = stream.read(min(size, 8192)) if read1 is None else read1(size)
+            return data
     except TimeoutError:
         raise BodyStalled("The request's body did not arrive in time.") from None
     except BodyError:
@@ -281,31 +277,28 @@ def _read(environ: WSGIEnvironment, stream: Any, size: int) -> bytes:
         raise BodyIncomplete("The request's body broke off.") from error
 
 
-def _some(stream: Any, size: int) -> bytes:
-    # `read(n)` waits for n bytes; only `read1` hands on what has arrived.
-    read1 = getattr(stream, "read1", None)
-    data: bytes = stream.read(min(size, 8192)) if read1 is None else read1(size)
-    return data
-
-
 def client_socket(environ: WSGIEnvironment) -> Any:
     """Return the client's socket where the server shows it, else None."""
     return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
 
 
-@contextmanager
-def _client_timeout(environ: WSGIEnvironment, seconds: float) -> Iterator[None]:
-    """Bound each wait for the client; where the socket isn't shown, the server's bound holds."""
-    sock = client_socket(environ)
-    if sock is None:
-        yield
-        return
-    before = sock.gettimeout()
-    sock.settimeout(seconds)
-    try:
-        yield
-    finally:
-        sock.settimeout(before)
+class _ClientTimeout:
+    """Bounds each wait for the client; where the socket isn't shown, the server's bound holds."""
+
+    __slots__ = ("_before", "_seconds", "_sock")
+
+    def __init__(self, environ: WSGIEnvironment, seconds: float) -> None:
+        self._sock = client_socket(environ)
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        if self._sock is not None:
+            self._before = self._sock.gettimeout()
+            self._sock.settimeout(self._seconds)
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._sock is not None:
+            self._sock.settimeout(self._before)
 
 
 def discard_unread(environ: WSGIEnvironment) -> None:
@@ -337,7 +330,7 @@ def _discard(environ: WSGIEnvironment, left: int) -> None:
         watchdog.add(cut)
     try:
         while left > 0 and (seconds := deadline - time.monotonic()) > 0:
-            with _client_timeout(environ, seconds):
+            with _ClientTimeout(environ, seconds):
                 block = stream.read(min(left, 8192))
             if not block:
                 return

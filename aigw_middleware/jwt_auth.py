@@ -105,6 +105,7 @@ class JWTAuth(Gate):
             raise ValueError(f"leeway: {leeway!r} is no number of seconds below an hour")
         self._leeway = float(leeway)
         self._header = header_name("header", header)
+        self._misnamed = misnamed((self._header,))
         if (jwks_url is None) == (keys is None):
             raise ValueError("keys: name either jwks_url or keys")
         self._keys: KeySet = StaticKeySet(keys) if keys is not None else _remote(jwks_url)
@@ -136,7 +137,7 @@ class JWTAuth(Gate):
         presented = environ.pop(self._header, None)
         if presented:
             environ.setdefault(STAND_INS, {})[self._header] = stand_in(presented)
-        for name in misnamed((self._header,)):
+        for name in self._misnamed:
             environ.pop(name, None)
 
     def _look_at(self, environ: WSGIEnvironment) -> dict[str, Any] | Denial:

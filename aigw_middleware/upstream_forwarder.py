@@ -442,10 +442,8 @@ class UpstreamForwarder:
             response.close()
             on_end()
             raise
-        if not answer.first:
-            return []
         if whole is not None:
-            return Block([whole])
+            return Block([whole] if whole else [])
         environ[WATCHED] = True
         body = environ.get(BODY)
         if isinstance(body, Body):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 import statistics
 import tempfile
@@ -14,16 +13,16 @@ from typing import NamedTuple
 
 from aigw_middleware import open_store
 
-from .forwarding import PATH, Candidate, cpu_seconds, gunicorn, nginx, pin
+from .forwarding import PATH, Candidate, cpu_seconds, gunicorn, medians, nginx, pin
+from .provider import read_request
+from .streams import HEAD
 from .table import print_table
 
 STREAMS = 16
 PAUSE = 0.004
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _EVENT = b'data: {"choices": [{"delta": {"content": "a word or two"}}], "sent": %d}\n\n'
 _BODY = b'{"model": "gpt-4o", "stream": true, "messages": []}'
 _LAST = b"data: [DONE]\n\n"
-_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE).search
 
 
 class Seen(NamedTuple):
@@ -44,12 +43,8 @@ class Provider:
         """Serve the requests of one connection."""
         # A server that is started asks for something else, and the loop's end cancels what waits.
         with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                length = _LENGTH(head)
-                if length is None:
-                    break
-                await reader.readexactly(int(length[1]))
-                writer.write(_HEAD)
+            while await read_request(reader):
+                writer.write(HEAD)
                 for _ in range(self._events):
                     await asyncio.sleep(PAUSE)
                     event = _EVENT % time.perf_counter_ns()
@@ -132,14 +127,11 @@ async def measure(rounds: int, events: int) -> dict[str, list[Seen]]:
 def run(*, quick: bool) -> None:
     """Measure, and print the table."""
     results = asyncio.run(measure(2 if quick else 3, 50 if quick else 1000))
-    medians = {
-        name: Seen(*(statistics.median(values) for values in zip(*rounds, strict=True)))
-        for name, rounds in results.items()
-    }
-    base = medians["bare"]
+    seen = {name: medians(rounds) for name, rounds in results.items()}
+    base = seen["bare"]
     print_table(
         f"Events of {STREAMS} streams, each one every {PAUSE * 1000:.0f} ms, one worker "
         "(targets: CPU <= 1.0 x bare, the delay's p50 <= 1.7 x nginx's)",
         ["", "CPU us", "CPU x bare", "delay p50 us", "p99 us"],
-        [[name, s.cpu, s.cpu / base.cpu, s.p50, s.p99] for name, s in medians.items()],
+        [[name, s.cpu, s.cpu / base.cpu, s.p50, s.p99] for name, s in seen.items()],
     )

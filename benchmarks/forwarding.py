@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from aigw_middleware import open_store
 
@@ -31,6 +31,7 @@ BODY = json.dumps(
     {"model": "gpt-4o", "messages": [{"role": "user", "content": "x" * 1900}]}
 ).encode()
 TICKS = os.sysconf("SC_CLK_TCK")
+R = TypeVar("R", bound=tuple[Any, ...])
 
 
 class Candidate(NamedTuple):
@@ -81,11 +82,8 @@ def run(*, quick: bool) -> None:
 
 def report(results: dict[str, list[Round]], idle: dict[str, float]) -> None:
     """Print medians, and their ratios to the bare forwarder of the same run."""
-    medians = {
-        name: Round(*(statistics.median(values) for values in zip(*rounds, strict=True)))
-        for name, rounds in results.items()
-    }
-    base = medians["bare"]
+    seen = {name: medians(rounds) for name, rounds in results.items()}
+    base = seen["bare"]
     print_table(
         "Forwarding under gunicorn gthread, one worker, 16 connections, 2 kB request, 1 kB answer "
         "(targets: the gateway's CPU <= 1.0 x bare, on Granian <= 0.6 x; 45 MB idle, PSS)",
@@ -95,20 +93,33 @@ def report(results: dict[str, list[Round]], idle: dict[str, float]) -> None:
                 *(name, r.cpu, r.cpu / base.cpu, r.rate, r.rate / base.rate),
                 *(r.p50, r.p50_alone, idle[name]),
             ]
-            for name, r in medians.items()
+            for name, r in seen.items()
         ],
     )
 
 
+def medians(rounds: Sequence[R]) -> R:
+    """Return the median of each figure of several rounds."""
+    return type(rounds[0])(*(statistics.median(values) for values in zip(*rounds, strict=True)))
+
+
 def one_round(candidate: Candidate, token: str, count: int) -> Round:
     """Load one candidate, at sixteen connections and at one."""
+    cpu, rate, times = loaded(candidate, token, count, CONNECTIONS)
+    alone = load(candidate, token, count // 10, 1)
+    return Round(cpu, rate, statistics.median(times), statistics.median(alone))
+
+
+def loaded(
+    candidate: Candidate, token: str, count: int, connections: int
+) -> tuple[float, float, list[float]]:
+    """Load one candidate; return its CPU microseconds a request, its rate, and each time."""
     before = cpu_seconds(candidate.pids)
     started = time.perf_counter()
-    times = load(candidate, token, count, CONNECTIONS)
+    times = load(candidate, token, count, connections)
     elapsed = time.perf_counter() - started
     cpu = (cpu_seconds(candidate.pids) - before) / len(times) * 1e6
-    alone = load(candidate, token, count // 10, 1)
-    return Round(cpu, len(times) / elapsed, statistics.median(times), statistics.median(alone))
+    return cpu, len(times) / elapsed, times
 
 
 def load(candidate: Candidate, token: str, count: int, connections: int) -> list[float]:

@@ -17,7 +17,7 @@ from aigw_middleware.store import Store
 from aigw_middleware.store.rows import insert
 from aigw_middleware.testing import serving
 
-from .forwarding import Candidate, cpu_seconds, gunicorn, load, provider
+from .forwarding import Candidate, gunicorn, load, loaded, medians, provider
 from .table import print_table
 
 WORKERS = 4
@@ -121,10 +121,7 @@ def booking(rounds: int, count: int) -> None:
         for _ in range(rounds):
             for candidate in found:
                 seen[candidate.name].append(one_round(candidate, token, count))
-    on, off = (
-        Round(*(statistics.median(values) for values in zip(*seen[name], strict=True)))
-        for name in seen
-    )
+    on, off = (medians(seen[name]) for name in seen)
     print_table(
         f"usage and last_used on and off, {WORKERS} workers, {CONNECTIONS} connections (targets: "
         "at most 10 % fewer requests a second, 10 % more CPU, half more at the 99th percentile)",
@@ -154,9 +151,5 @@ class Round(NamedTuple):
 
 def one_round(candidate: Candidate, token: str, count: int) -> Round:
     """Load one candidate."""
-    before = cpu_seconds(candidate.pids)
-    started = time.perf_counter()
-    times = sorted(load(candidate, token, count, CONNECTIONS))
-    elapsed = time.perf_counter() - started
-    cpu = (cpu_seconds(candidate.pids) - before) / len(times) * 1e6
-    return Round(len(times) / elapsed, cpu, times[int(len(times) * 0.99)])
+    cpu, rate, times = loaded(candidate, token, count, CONNECTIONS)
+    return Round(rate, cpu, sorted(times)[int(len(times) * 0.99)])

@@ -25,11 +25,11 @@ def hello(environ: Any, start_response: Any) -> list[bytes]:
     return [b"hello"]
 
 
-def flask_hello() -> Any:
+def flask_hello() -> flask.Flask:
     """Flask's hello world."""
     app = flask.Flask(__name__)
     app.add_url_rule(PATH, view_func=lambda: "hello")
-    return app.wsgi_app
+    return app
 
 
 def candidates(directory: str) -> tuple[dict[str, Any], str]:
@@ -45,7 +45,7 @@ def candidates(directory: str) -> tuple[dict[str, Any], str]:
             HeaderRewriter, request={"set": {"X-Team": "a"}}, response={"set": {"X-By": "b"}}
         ),
     }
-    apps = {"no layer": hello, "Flask, hello world": flask_hello()}
+    apps = {"no layer": hello, "Flask, hello world": flask_hello().wsgi_app}
     apps |= {name: layer(hello) for name, layer in layers.items()}
     apps["the stack of four"] = stack(hello, *layers.values())
     return apps, token

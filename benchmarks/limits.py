@@ -92,20 +92,20 @@ def with_redis(work: dict[str, Callable[[], Any]], directory: str, count: int, r
 def added(engine: Engine, url: str, count: int, rounds: int) -> None:
     """Time what one limit of requests adds to Flask's hello world, ours and Flask-Limiter's."""
     try:
-        from .layers import PATH, flask_hello, medians_of, request
+        from .layers import flask_hello, medians_of, request
     except ModuleNotFoundError:
         print("\nFlask is not installed, so what a limit adds to it is left out")
         return
     limit = "9000000/second"
     apps = {
-        "Flask": flask_hello(),
-        "RateLimiter, memory": RateLimiter(flask_hello(), limit, by="ip"),
-        "RateLimiter, Redis": RateLimiter(flask_hello(), limit, by="ip", counters=engine),
+        "Flask": flask_hello().wsgi_app,
+        "RateLimiter, memory": RateLimiter(flask_hello().wsgi_app, limit, by="ip"),
+        "RateLimiter, Redis": RateLimiter(flask_hello().wsgi_app, limit, by="ip", counters=engine),
     }
     try:
         apps |= {
-            "Flask-Limiter, memory": flask_limited(PATH, limit, "memory://"),
-            "Flask-Limiter, Redis": flask_limited(PATH, limit, url),
+            "Flask-Limiter, memory": flask_limited(flask_hello(), limit, "memory://"),
+            "Flask-Limiter, Redis": flask_limited(flask_hello(), limit, url),
         }
     except ModuleNotFoundError:
         print("\nFlask-Limiter is not installed, so it is left out")
@@ -118,14 +118,11 @@ def added(engine: Engine, url: str, count: int, rounds: int) -> None:
     )
 
 
-def flask_limited(path: str, limit: str, url: str) -> Any:
-    """Return Flask's hello world under Flask-Limiter, its moving window, with headers as ours."""
-    from flask import Flask
+def flask_limited(app: Any, limit: str, url: str) -> Any:
+    """Return an app of Flask's under Flask-Limiter, its moving window, with headers as ours."""
     from flask_limiter import Limiter
     from flask_limiter.util import get_remote_address
 
-    app = Flask(__name__)
-    app.add_url_rule(path, view_func=lambda: "hello")
     Limiter(
         get_remote_address,
         app=app,

@@ -20,6 +20,15 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
+async def read_request(reader: asyncio.StreamReader) -> bool:
+    """Read a request whose body has a length; False for another one."""
+    length = _LENGTH.search(await reader.readuntil(b"\r\n\r\n"))
+    if length is None:
+        return False
+    await reader.readexactly(int(length[1]))
+    return True
+
+
 class Provider(asyncio.Protocol):
     """Reads requests by their Content-Length and answers each."""
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from aigw_middleware import open_store
 
 from .forwarding import BODY, PATH, Candidate, gunicorn, pss
+from .provider import read_request
 from .table import print_table
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _EVENT = b'data: {"choices": [{"delta": {"content": "%d"}}]}\n\n'
 _AT_ONCE = 64  # connections that are opened at a time: a listener's queue has an end
 WORKERS = {
@@ -51,10 +52,8 @@ class Provider:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until the gateway closes it."""
-        head = await reader.readuntil(b"\r\n\r\n")
-        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-len")]
-        await reader.readexactly(int(lengths[0].partition(b":")[2]))
-        writer.write(_HEAD)
+        await read_request(reader)
+        writer.write(HEAD)
         self.say(writer, 1)
         self.open.add(writer)
         with suppress(ConnectionError):

@@ -29,7 +29,7 @@ from .. import _native
 from .._forks import in_child
 from ..errors import StoreUnavailable
 from ..limits.calendar import Calendar
-from ..limits.states import ARITHMETIC, SLOTS, Arithmetic, Moment, Rule, State, takes
+from ..limits.states import ARITHMETIC, SLOTS, Arithmetic, Moment, Rule, State, new_tuple, takes
 from .engine import DEADLINE, Count, Decision, Demand, Settlement, new_lease
 from .memory import count_of, moment
 
@@ -50,7 +50,6 @@ _SWEEP_AT = 8
 _LONGEST_NAME = 400
 _HEAD = struct.Struct("=qqqq")
 _EXPIRES = struct.Struct("=q")
-_tuple = tuple.__new__  # a third of what a named tuple's own call takes, on every decision
 _CLOCK = b"\0clock"
 _KINDS = tuple(ARITHMETIC)
 
@@ -147,7 +146,7 @@ class LMDBCounters:
                 self._sweep(transaction, present, 2 * self._new)
                 self._wants_room = self._is_nearly_full()
                 self._new = 0
-            return _tuple(Decision, (True, outcomes, marks))
+            return new_tuple(Decision, (True, outcomes, marks))
 
     def test(self, demands: Sequence[Demand]) -> Decision:
         """Tell what `reserve` would answer, spending nothing."""
@@ -224,19 +223,19 @@ class LMDBCounters:
             raise _unavailable(f"the counts cannot be saved: {error}") from error
 
     def _now(self) -> Moment:
-        return _tuple(Moment, (self._clock() + self._offset, 0, 0))
+        return new_tuple(Moment, (self._clock() + self._offset, 0, 0))
 
-    def _at(self, present: Moment, calendar: Calendar | None) -> Moment:
-        return present if calendar is None else moment(present, calendar, self._wall_clock())
+    def _at(self, present: Moment, calendar: Calendar) -> Moment:
+        return moment(present, calendar, self._wall_clock())
 
     def _told(self, transaction: Any, demands: Sequence[Demand], present: Moment) -> Decision:
         outcomes = []
-        for demand in demands:
-            state = _read(transaction.get(_key(demand.name)))
-            when = self._at(present, demand.calendar)
-            kind = ARITHMETIC[demand.rule.kind]
-            kind.expire(state, demand.rule, when)
-            outcomes.append(kind.outcome(state, demand.rule, when, demand.units))
+        for name, rule, units, calendar in demands:
+            state = _read(transaction.get(_key(name)))
+            when = present if calendar is None else self._at(present, calendar)
+            kind = ARITHMETIC[rule.kind]
+            kind.expire(state, rule, when)
+            outcomes.append(kind.outcome(state, rule, when, units))
         return Decision(False, outcomes, [])
 
     def _sweep(self, transaction: Any, present: Moment, most: int) -> None:
@@ -449,9 +448,7 @@ class _Step:
         counters = self._counters
         counters._acquire()
         try:
-            environment = counters._environment
-            if environment is None or not counters._saving:
-                environment = counters._opened()
+            environment = counters._opened()
             try:
                 self._transaction = environment.begin(write=True)
             except lmdb.MapResizedError:

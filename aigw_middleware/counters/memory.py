@@ -9,10 +9,8 @@ from time import monotonic_ns, time_ns
 from .. import _native
 from .._forks import in_child
 from ..limits.calendar import Calendar
-from ..limits.states import ARITHMETIC, Moment, Rule, State
+from ..limits.states import ARITHMETIC, Moment, Rule, State, new_tuple
 from .engine import Count, Decision, Demand, Settlement, new_lease
-
-_new = tuple.__new__
 
 
 class MemoryCounters:
@@ -51,7 +49,7 @@ class MemoryCounters:
     def reserve(self, demands: Sequence[Demand]) -> Decision:
         """Meet all demands or none."""
         with self._lock:
-            present = _new(Moment, (self._clock(), 0, 0))
+            present = new_tuple(Moment, (self._clock(), 0, 0))
             table = self._table
             marks, outcomes, fresh = [], [], []
             before: list[tuple[State, State]] = []
@@ -75,7 +73,7 @@ class MemoryCounters:
                 if name not in table:
                     self._make_room(present)
                 table[name] = state, rule
-            return _new(Decision, (True, outcomes, marks))
+            return new_tuple(Decision, (True, outcomes, marks))
 
     def test(self, demands: Sequence[Demand]) -> Decision:
         """Tell what `reserve` would answer, spending nothing."""
@@ -88,7 +86,7 @@ class MemoryCounters:
         """Count what was used in the place of what was reserved."""
         known = []
         with self._lock:
-            present = _new(Moment, (self._clock(), 0, 0))
+            present = new_tuple(Moment, (self._clock(), 0, 0))
             table = self._table
             for (name, rule, units, calendar), mark, used in settlements:
                 entry = table.get(name)
@@ -133,21 +131,15 @@ class MemoryCounters:
     def _at(self, present: Moment, calendar: Calendar) -> Moment:
         return moment(present, calendar, self._wall_clock())
 
-    def _state(self, demand: Demand, present: Moment) -> tuple[State, Moment]:
-        """Return a name's state as of now; one that nobody has counted in is not kept."""
-        when = present if demand.calendar is None else self._at(present, demand.calendar)
-        entry = self._table.get(demand.name)
-        if entry is None:
-            return [], when
-        ARITHMETIC[demand.rule.kind].expire(entry[0], demand.rule, when)
-        return entry[0], when
-
     def _refused(self, demands: Sequence[Demand], present: Moment) -> Decision:
         outcomes = []
-        for demand in demands:
-            state, when = self._state(demand, present)
-            kind = ARITHMETIC[demand.rule.kind]
-            outcomes.append(kind.outcome(state, demand.rule, when, demand.units))
+        for name, rule, units, calendar in demands:
+            entry = self._table.get(name)
+            state: State = [] if entry is None else entry[0]
+            when = present if calendar is None else self._at(present, calendar)
+            kind = ARITHMETIC[rule.kind]
+            kind.expire(state, rule, when)
+            outcomes.append(kind.outcome(state, rule, when, units))
         return Decision(False, outcomes, [])
 
     def _make_room(self, present: Moment) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from .._paths import is_canonical, resolved
+from .._paths import LONGEST, is_canonical, resolved
 from ..environ import GOOGLE_CLIENT, suffixes_of
 from . import anthropic, gemini, openai, plain
-from ._base import EVENT_ENDS, LONGEST, Dialect, Output, Takes, Tokens
+from ._base import EVENT_ENDS, Dialect, Output, Takes, Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from .._paths import LONGEST
 from ..errors import BodyInvalid
+from ..usage.figures import sane_tokens
 
 Json = dict[str, Any]
-_MOST = 10**12
-LONGEST = 512
-"""Letters of a path that is kept in mind at most."""
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 """What a whole event of a stream ends with; an event of ours must not stand within another."""
 
@@ -164,13 +163,9 @@ def figure(document: Any, *names: str) -> int:
         if not isinstance(document, dict):
             return 0
         document = document.get(name)
-    if type(document) is int and 0 <= document <= _MOST:  # nearly always
-        return document
     if isinstance(document, float) and document.is_integer():
         document = int(document)
-    if isinstance(document, bool) or not isinstance(document, int) or document < 0:
-        return 0
-    return min(document, _MOST)
+    return sane_tokens(document)
 
 
 def caps(

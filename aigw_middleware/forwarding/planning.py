@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._paths import LONGEST
 from ..body import drop_member, put_member, replace, whole
 from ..denial import Denial
 from ..environ import BODY, CHOOSER, MODEL, UPSTREAM_QUERY
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KNOWN = 1024
-_LONGEST = 512
-"""How many paths and models are kept in mind, and how long a path at most."""
+"""How many paths and models are kept in mind."""
 _INCLUDE_USAGE = ("stream_options", "include_usage")
 Keyed = tuple[tuple[Provider, tuple[str, ...]], ...]
 """Providers, each with its keys."""
@@ -248,7 +248,7 @@ class Planner:
             # No key is kept in memory for longer than it is one.
             self._known_keys.update((provider.name, keys) for provider, keys in keyed)
             self._made.cache_clear()
-        if len(path.raw) > _LONGEST:
+        if len(path.raw) > LONGEST:
             return _candidates(path, model, keyed)
         return self._made(path, model, keyed)
 

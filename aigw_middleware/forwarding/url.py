@@ -7,6 +7,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, unquote_to_bytes, urlsplit
 
+from .._paths import LONGEST
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
@@ -17,10 +19,6 @@ _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+").fullmatch
 _NAMED = re.compile(r"[A-Za-z_-]").search
 # What `pchar` of RFC 3986 §3.3 allows beside letters and digits, and the slash.
 _PATH_SAFE = "/!$&'()*+,;=:@-._~"
-
-
-_LONGEST = 512
-"""Letters of a path that is kept in mind at most."""
 
 
 class BaseURL:
@@ -98,7 +96,7 @@ def raw_path(environ: WSGIEnvironment) -> str:
     judged = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     path = _without_authority(raw).partition("?")[0]
-    is_short = len(path) + len(judged) <= _LONGEST
+    is_short = len(path) + len(judged) <= LONGEST
     return (_spelled if is_short else _spelled.__wrapped__)(path, judged)
 
 

@@ -98,9 +98,7 @@ class NamedLimits:
         Raises:
             StoreUnavailable: the engine gave no answer.
         """
-        demands = [
-            Demand(one.prefix + bucket, one.limit.rule, 1, one.limit.calendar) for one in self._now
-        ]
+        demands = [one.demand(bucket) for one in self._now]
         decision = engine.reserve(demands)
         self._report(environ, self._now, decision)
         if decision.admitted:
@@ -163,11 +161,7 @@ class NamedLimits:
 
         How much of them a candidate will want, and what holds for some models, is not known yet.
         """
-        demands = [
-            Demand(one.prefix + bucket, one.limit.rule, 1, one.limit.calendar)
-            for one in self._late
-            if one.rules is None
-        ]
+        demands = [one.demand(bucket) for one in self._late if one.rules is None]
         if not demands:
             return 0
         try:
@@ -297,6 +291,10 @@ class _Named:
         self.name_rules = ModelRules([model]) if slash and model else None
         self.is_late = limit.unit == USD or limit.model is not None
 
+    def demand(self, bucket: str, units: int = 1) -> Demand:
+        """Return the demand for units of a bucket."""
+        return Demand(self.prefix + bucket, self.limit.rule, units, self.limit.calendar)
+
     def is_for(self, provider: str | None, model: str | None) -> bool:
         """Whether the limit counts a model; one that is not known is counted by all."""
         if self.rules is None or model is None:
@@ -357,8 +355,7 @@ def _prepare(
         units = _units(limit, want, price, output or DEFAULT_OUTPUT)
         if units is None:
             return _never(limit)
-        name = one.prefix + case.bucket
-        prepared.append((one, Demand(name, limit.rule, units, limit.calendar)))
+        prepared.append((one, one.demand(case.bucket, units)))
     return prepared
 
 

@@ -28,7 +28,8 @@ LEASE = 30 * SECOND
 
 State = MutableSequence[int]
 
-_new = tuple.__new__  # a third of what a named tuple's own call takes, on every decision
+new_tuple = tuple.__new__
+"""A third of what a named tuple's own call takes, on every decision."""
 
 
 class Rule(NamedTuple):
@@ -160,33 +161,23 @@ class _Window:
         total = state[0] + units if length else units
         if total > amount:
             return None
-        # As `_add` does, without its call: this is done for nearly every limit of every request.
-        if length > 3 and state[-3] >= slot:
-            slot = state[-3]
-            state[-2] += units
-            state[-1] += units
-        else:
-            if not length:
-                state.append(0)
-            state.append(slot)
-            state.append(units)
-            state.append(units)
-        state[0] = total
+        slot = self._add(state, slot, units, units)
         reset = -(-(state[1] + SLOTS + 1) * window // SLOTS) - now
-        return slot, _new(Outcome, (amount - total, reset if reset > 0 else 0, 0))
+        return slot, new_tuple(Outcome, (amount - total, reset if reset > 0 else 0, 0))
 
     @staticmethod
-    def _add(state: State, slot: int, units: int) -> int:
+    def _add(state: State, slot: int, units: int, reserved: int) -> int:
         """Count units in a slot; where time seems to run backwards, in the newest one."""
         if len(state) > 3 and state[-3] >= slot:
             slot = state[-3]
             state[-2] += units
+            state[-1] += reserved
         else:
             if not state:
                 state.append(0)
             state.append(slot)
             state.append(units)
-            state.append(0)
+            state.append(reserved)
         state[0] += units
         return slot
 
@@ -205,7 +196,7 @@ class _Window:
                     state[0] -= back
                 break
         if more > 0:
-            self._add(state, when.now * SLOTS // rule.window, more)
+            self._add(state, when.now * SLOTS // rule.window, more, 0)
             return True
         return known
 
@@ -222,7 +213,7 @@ class _Window:
                     break
                 excess -= state[position + 1]
                 wait = gone_at(state[position], rule.window) - when.now
-        return _new(Outcome, (rule.amount - total, reset, wait if wait > 0 else 0))
+        return new_tuple(Outcome, (rule.amount - total, reset, wait if wait > 0 else 0))
 
     def expires(self, state: State, rule: Rule, when: Moment) -> int:
         return gone_at(state[-3], rule.window) if len(state) > 1 else 0

@@ -40,7 +40,7 @@ _PIECE = 64 * 1024
 
 def load() -> None:
     """Read the table of OpenAI's present models, where it is there: a fifth of a second, once."""
-    _encoding("o200k_base")
+    _encoding_for("gpt-4o")
 
 
 def count(model: str | None, body: Body) -> int | None:
@@ -68,34 +68,29 @@ def count(model: str | None, body: Body) -> int | None:
 
 @lru_cache(maxsize=256)
 def _encoding_for(model: str) -> Encoding | None:
-    if not os.environ.get(DIRECTORY):
+    directory = os.environ.get(DIRECTORY)
+    if not directory:
         return None  # before tiktoken is imported, which takes megabytes
     try:
         from tiktoken.model import encoding_name_for_model
-    except ModuleNotFoundError:
+
+        name = encoding_name_for_model(model)
+    except (ModuleNotFoundError, KeyError):  # no model of OpenAI's
         return None
-    try:
-        return _encoding(encoding_name_for_model(model))
-    except KeyError:  # no model of OpenAI's
-        return None
+    return _encoding(name, directory)
 
 
 @lru_cache(maxsize=16)
-def _encoding(name: str) -> Encoding | None:
-    directory = os.environ.get(DIRECTORY)
-    if not directory:
-        return None
+def _encoding(name: str, directory: str) -> Encoding | None:
+    from tiktoken import get_encoding
+
     table = _TABLES.get(name, name)
     address = _ADDRESS.format(table)
     path = Path(directory, sha1(address.encode(), usedforsecurity=False).hexdigest())
     try:
         if sha256(path.read_bytes()).hexdigest() != _DIGESTS.get(table):
             raise ValueError("it is another one, or damaged")
-        from tiktoken import get_encoding
-
         return get_encoding(name)
-    except ModuleNotFoundError:
-        return None
     except (OSError, ValueError) as error:
         logger.warning(
             "no table %s in %s (%s): tokens are bounded by bytes", name, DIRECTORY, error

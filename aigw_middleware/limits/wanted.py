@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import Body, whole
-from ..dialects import OPENAI, PLAIN, Output, spoken
+from ..dialects import OPENAI, PLAIN, Dialect, Output, spoken
 from ..errors import BodyInvalid
 from ..named_models import MAX_BODY_BYTES, named_models
 from . import tokenizer
@@ -88,10 +88,8 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
         return Wanted(model, CONTEXT, 0, 0)
     body, document = found
-    refers, data = _refers(document), body.read()
-    # A picture in the body has far fewer tokens than its letters would.
-    inline = _has_inline(data)
-    counted = None if inline or dialect is not OPENAI else tokenizer.count(model, body)
+    refers, inline = _refers(document), _has_inline(body.read())
+    counted = None if inline else _counted(dialect, model, body)
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     output = dialect.output(rest, document)
     if output is None:
@@ -141,9 +139,14 @@ def text_tokens(environ: WSGIEnvironment) -> int:
         return 0
     body = found[0]
     counted = None
-    if spoken(environ).dialect is OPENAI and not _has_inline(body.read()):
-        counted = tokenizer.count(wanted_model(environ), body)
+    if not _has_inline(body.read()):
+        counted = _counted(spoken(environ).dialect, wanted_model(environ), body)
     return body.size // 4 if counted is None else counted
+
+
+def _counted(dialect: Dialect, model: str | None, body: Body) -> int | None:
+    """Return the tokens of a body that is all text; None where they cannot be told."""
+    return tokenizer.count(model, body) if dialect is OPENAI else None
 
 
 def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
@@ -158,7 +161,10 @@ def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
 
 
 def _has_inline(data: bytes) -> bool:
-    """Whether something that is no text may stand in the body itself."""
+    """Whether something that is no text may stand in the body itself.
+
+    Such as a picture, which has far fewer tokens than its letters would.
+    """
     return (
         b"base64" in data
         or b"data:" in data

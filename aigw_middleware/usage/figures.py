@@ -51,15 +51,16 @@ class Figures(NamedTuple):
 def figures_of(usage: Any) -> Figures:
     """Return the figures of a usage object, clamped to what can be: nothing adds to a balance."""
     return Figures(
-        _tokens(getattr(usage, "input_tokens", 0)),
-        _tokens(getattr(usage, "output_tokens", 0)),
-        _tokens(getattr(usage, "cached_input_tokens", 0)),
-        _tokens(getattr(usage, "reasoning_tokens", 0)),
+        sane_tokens(getattr(usage, "input_tokens", 0)),
+        sane_tokens(getattr(usage, "output_tokens", 0)),
+        sane_tokens(getattr(usage, "cached_input_tokens", 0)),
+        sane_tokens(getattr(usage, "reasoning_tokens", 0)),
         _cost(getattr(usage, "cost", None)),
     )
 
 
-def _tokens(value: Any) -> int:
+def sane_tokens(value: Any) -> int:
+    """Return a number of tokens; 0 for what is none, and never more than can be."""
     if type(value) is int and 0 <= value <= _MOST_TOKENS:  # nearly always
         return value
     if isinstance(value, bool) or not isinstance(value, int):
