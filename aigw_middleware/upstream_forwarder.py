@@ -426,9 +426,10 @@ class UpstreamForwarder:
     ) -> Iterable[bytes]:
         response = answer.response
         headers = response_headers(answer.headers, request_id(environ))
-        if response.status in (204, 304):  # neither has a body, whatever the upstream announces
-            headers = [header for header in headers if header[0].lower() != "content-length"]
         metering = self._metering(environ, answer)
+        # Neither of the two has a body, whatever the upstream announces.
+        if response.status in (204, 304) or (metering is not None and metering.cuts):
+            headers = [header for header in headers if header[0].lower() != "content-length"]
         on_end = self._ending(environ, answer, metering)
         whole = None
         try:
@@ -480,10 +481,12 @@ class UpstreamForwarder:
                 return
             is_over = True
             health.end(answer.candidate)
-            if metering is not None:
-                metering.conclude()
-            if book is not None:
-                book()
+            try:
+                if metering is not None:
+                    metering.conclude()
+            finally:
+                if book is not None:
+                    book()
 
         return end
 

@@ -27,10 +27,14 @@ from aigw_middleware import (
     open_store,
     stack,
 )
+from aigw_middleware._watchdog import watchdog
 from aigw_middleware.dialects import DIALECTS
+from aigw_middleware.forwarding import meter as meter_module
 from aigw_middleware.forwarding.meter import EventMeter, WholeMeter
+from aigw_middleware.forwarding.stream import ForwardedBody, WholeResponse
 from aigw_middleware.splice import put
 from aigw_middleware.testing import StandInProvider, serving
+from aigw_middleware.usage.prices import Prices
 
 from .support import CHAT, RawRequest, answering, call, make_environ, raw_provider, three_providers
 
@@ -67,8 +71,9 @@ def ask(answer_bytes: bytes, path: str, body: Any, **options: Any) -> Any:
         if path.startswith("/v1beta"):
             name = "google"
         upstream = Provider(name, base_url=provider.url, api_keys=[KEY])
+        variables = {name: options.pop(name) for name in [*options] if name.isupper()}
         app = UpstreamForwarder(upstream=upstream, **options)
-        answer = call(app, path, body=json.dumps(body).encode())
+        answer = call(app, path, body=json.dumps(body).encode(), **variables)
         answer.sent = provider.requests
     return answer
 
@@ -97,11 +102,16 @@ GEMINI_USAGE = {
     "promptTokenCount": 18, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 23,
     "thoughtsTokenCount": 7, "cachedContentTokenCount": 5,
 }  # fmt: skip
+WRITING_USAGE = {
+    "prompt_tokens": 20, "completion_tokens": 30,
+    "prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 8},
+}  # fmt: skip
 MODEL = {"model": "gpt-4o"}
 GEMINI = "/v1beta/models/g:generateContent"
 WHOLE = [
     pytest.param(CHAT, {"usage": CHAT_USAGE}, (20, 30, 5, 0, 7), id="chat"),
     pytest.param("/v1/responses", {"usage": RESPONSES_USAGE}, (20, 30, 5, 0, 7), id="responses"),
+    pytest.param(CHAT, {"usage": WRITING_USAGE}, (20, 30, 5, 8, 0), id="chat, writing to a cache"),
     pytest.param("/v1/embeddings", {"usage": {"prompt_tokens": 9, "total_tokens": 9}}, (9, 0, 0, 0, 0), id="embeddings"),
     pytest.param("/v1/messages", {"usage": CLAUDE_USAGE}, (20, 30, 6, 4, 0), id="messages"),
     pytest.param(GEMINI, {"usageMetadata": GEMINI_USAGE}, (20, 30, 5, 0, 7), id="generateContent"),
@@ -155,6 +165,19 @@ def test_a_streamed_answer(path: str, events: Any, wanted: Any) -> None:
 
 
 # --- the extra event
+
+
+def test_a_stream_that_tells_its_length_loses_that_with_the_event() -> None:
+    """The provider's length holds for its own bytes; where an event is taken out none is told."""
+    data = streamed_body(FIRST, LAST, b"[DONE]")
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    answer = ask(head % len(data) + data, CHAT, {**MODEL, "stream": True})
+    assert "Content-Length" not in answer.headers
+    assert answer.body == streamed_body(FIRST, b"[DONE]")
+    own = {**MODEL, "stream": True, "stream_options": {"include_usage": True}}
+    answer = ask(head % len(data) + data, CHAT, own)
+    assert answer.headers["Content-Length"] == str(len(data))
+    assert answer.body == data
 
 
 LAST = {"choices": [], "usage": CHAT_USAGE}
@@ -249,6 +272,115 @@ def test_insane_figures_are_clamped(document: Any) -> None:
     usage = answer.environ.get("aigw.usage")
     assert usage is None or (0 <= usage.input_tokens <= 10**12 and usage.output_tokens == 0)
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-pro", "gemini-2.5-flash"])
+@pytest.mark.parametrize("streams", [False, True])
+def test_more_from_a_cache_than_was_asked_breaks_nothing(
+    tmp_path: Path, model: str, streams: bool
+) -> None:
+    """A figure that cannot be, at a price with steps or without: answered, priced and booked."""
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "cachedContentTokenCount": 50}
+    document = {"usageMetadata": usage}
+    store = open_store(f"sqlite:///{tmp_path}/aigw.db")
+    verb = "streamGenerateContent" if streams else "generateContent"
+    data = streamed(document) if streams else whole(document)
+    answer = ask(data, f"/v1beta/models/{model}:{verb}", {"contents": []}, store=store)
+    assert answer.status == 200
+    assert answer.environ["aigw.usage"].cost > 0
+    (row,) = store.usage.totals()
+    assert (row["input_tokens"], row["output_tokens"]) == (10, 5)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_answer_that_is_nested_too_deeply_to_be_read_passes(streams: bool) -> None:
+    """Nothing is known of its usage, and nothing is lost of it."""
+    deep = b'{"usage": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    data = streamed(b"usage" + deep) if streams else head % len(deep) + deep
+    answer = ask(data, "/v1/messages", {"model": "m", "max_tokens": 9, "stream": streams})
+    assert answer.status == 200
+    assert deep in answer.body
+    assert "aigw.usage" not in answer.environ
+
+
+def test_a_table_of_prices_that_fails_loses_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tokens are booked, without a cost, and the operator is told."""
+
+    def fails(self: Prices, provider: str | None, model: str | None) -> None:
+        raise ArithmeticError("a bug of somebody's")
+
+    monkeypatch.setattr(Prices, "of", fails)
+    store = open_store(f"sqlite:///{tmp_path}/aigw.db")
+    answer = ask(whole({"usage": CHAT_USAGE}), CHAT, MODEL, store=store)
+    assert answer.status == 200
+    (row,) = store.usage.totals()
+    assert (row["input_tokens"], row["cost"]) == (20, None)
+    assert "the cost of openai/gpt-4o cannot be told" in caplog.text
+
+
+def test_a_body_whose_end_fails_lets_go_of_its_connection() -> None:
+    """Whatever is done at an answer's end, the provider's connection and the watch end too."""
+    closed: list[str] = []
+
+    class Silent(WholeResponse):
+        done = False
+
+        def close(self) -> None:
+            closed.append("response")
+
+    def fails() -> None:
+        raise OSError("no space")
+
+    body = ForwardedBody(
+        Silent(200, "OK", []), b"x", idle=1, deadline=0, error_event=None,
+        alive=lambda: True, on_end=fails,
+    )  # fmt: skip
+    with pytest.raises(OSError, match="no space"):
+        body.close()
+    assert closed == ["response"]
+    assert body not in watchdog._streams
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("gzip, deflate, br, zstd", "gzip, deflate"),
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", "gzip;q=0.8"),
+        ("zstd", "identity"),
+        ("gzip", "gzip"),
+        ("GZIP ;q=0.5,  identity", "GZIP ;q=0.5,  identity"),
+    ],
+)
+def test_no_coding_is_asked_for_that_no_meter_reads(asked: str, sent: str) -> None:
+    """A client cannot choose by `Accept-Encoding` that nobody counts what it uses."""
+    metered, unmetered = (
+        ask(whole({"usage": CHAT_USAGE}), CHAT, MODEL, HTTP_ACCEPT_ENCODING=asked, **options)
+        .sent[0]
+        .headers["accept-encoding"]
+        for options in ({}, {"meter": False})
+    )
+    assert (metered, unmetered) == (sent, asked)
+
+
+def test_an_event_in_many_pieces_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture comes as one long event: no byte is searched again with every piece of it."""
+    looked = 0
+    search = meter_module._END
+
+    def counted(data: bytes, start: int = 0) -> Any:
+        nonlocal looked
+        looked += len(data) - start
+        return search(data, start)
+
+    monkeypatch.setattr(meter_module, "_END", counted)
+    event = b'data: {"b64": "' + b"x" * 1_000_000 + b'"}\n\n'
+    meter = EventMeter(DIALECTS["openai"], "", hides_usage=True, told=lambda tokens: None)
+    out = b"".join(meter.feed(event[at : at + 1400]) for at in range(0, len(event), 1400))
+    assert out == event
+    assert looked < 3 * len(event)
 
 
 # --- broken off

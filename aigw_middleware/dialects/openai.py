@@ -85,7 +85,7 @@ class _OpenAI(Dialect):
             figure(usage, given),
             figure(usage, said),
             figure(usage, f"{given}_details", "cached_tokens"),
-            0,
+            figure(usage, f"{given}_details", "cache_write_tokens"),
             figure(usage, f"{said}_details", "reasoning_tokens"),
         )
 

@@ -21,6 +21,9 @@ MOST_EVENT = 8 * 1024 * 1024
 BYTES_A_TOKEN = 4
 """By what the text of an answer that broke off is counted, where nobody has told its tokens."""
 
+CODINGS = frozenset({"identity", "gzip", "x-gzip", "deflate"})
+"""The content codings that can be read here."""
+
 # The text of what is said, in every dialect, as it stands in an event.
 _TEXT = re.compile(
     rb'"(?:content|text|delta|partial_json|thinking|reasoning_content|arguments)"\s*:\s*'
@@ -33,6 +36,8 @@ _MAY_TELL = re.compile(
 _FEW = 2048
 """Bytes of events whose text is counted together."""
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r").search
+_END_BYTES = 3
+"""Of an event's end at most so many bytes stand in one piece and the last in the next."""
 
 
 class Meter(Protocol):
@@ -142,7 +147,8 @@ class EventMeter:
         self._decode = None if coding in ("", "identity") else _decoder(coding)
         self._hides = hides_usage and self._decode is None
         self._told = told
-        self._buffer = b""
+        self._held: list[bytes] = []  # the pieces of an event that has not ended
+        self._held_bytes = 0
         self._passing = False
         self._finished = False
         self._uncounted: list[bytes] = []
@@ -172,32 +178,47 @@ class EventMeter:
 
     def finish(self) -> bytes:
         self._finished = True
-        held, self._buffer = self._buffer, b""
+        held = self._let_go()
         return held if self._hides else b""
 
     def _take(self, data: bytes) -> bytes:
         """Read whole events; return those that pass."""
-        if self._buffer:
-            buffer = self._buffer + data
-        elif data.endswith(b"\n\n") and not _MAY_TELL(data):
+        if not self._held and data.endswith(b"\n\n") and not _MAY_TELL(data):
             self._count(data)  # whole events, of which none tells anything
             self._passing = False
             return data
-        else:
-            buffer = data
         passed: list[bytes] = []
-        start = 0
-        while (end := _END(buffer, start)) is not None:
-            event = buffer[start : end.end()]
-            start = end.end()
-            if self._passing or not self._read(event):
-                passed.append(event)
-            self._passing = False
-        self._buffer = buffer[start:]
-        if len(self._buffer) > MOST_EVENT:
-            passed.append(self._buffer)
-            self._buffer, self._passing = b"", True
+        if self._held and _END(self._held_tail() + data) is None:
+            self._hold(data)  # joined once, when it has ended: a picture comes in a thousand pieces
+        else:
+            buffer = self._let_go() + data
+            start = 0
+            while (end := _END(buffer, start)) is not None:
+                event = buffer[start : end.end()]
+                start = end.end()
+                if self._passing or not self._read(event):
+                    passed.append(event)
+                self._passing = False
+            self._hold(buffer[start:])
+        if self._held_bytes > MOST_EVENT:
+            passed.append(self._let_go())
+            self._passing = True
         return b"".join(passed)
+
+    def _hold(self, data: bytes) -> None:
+        if data:
+            self._held.append(data)
+            self._held_bytes += len(data)
+
+    def _held_tail(self) -> bytes:
+        """Return the last bytes that are held: those with which an event's end may begin."""
+        return b"".join(self._held[-_END_BYTES:])[-_END_BYTES:]
+
+    def _let_go(self) -> bytes:
+        held = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        return held
 
     def _read(self, event: bytes) -> bool:
         """Read an event; whether it is left out."""
@@ -234,7 +255,7 @@ def _data_of(event: bytes) -> bytes:
 def _document(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError:  # not JSON, not UTF-8, or not all of it
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, not all of it, or too deep
         return None
 
 
@@ -249,7 +270,7 @@ def _decoder(coding: str) -> Callable[[bytes], bytes]:
     """Return what takes a coding off, piece by piece; nothing for one that is not known."""
     if coding in ("", "identity"):
         return bytes
-    if coding in ("gzip", "x-gzip", "deflate"):
+    if coding in CODINGS:
         reader = zlib.decompressobj(wbits=47 if coding != "deflate" else zlib.MAX_WBITS)
         return lambda data: reader.decompress(data, MOST)
     return lambda data: b""

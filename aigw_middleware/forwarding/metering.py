@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..body import Body
@@ -11,12 +13,14 @@ from ..dialects import PLAIN, Dialect, Tokens, spoken
 from ..environ import BODY, MODEL, PROVIDER, USAGE
 from ..usage.figures import NANO, Usage
 from ..usage.prices import Prices
-from .meter import BYTES_A_TOKEN, EventMeter, Meter, WholeMeter
+from .meter import BYTES_A_TOKEN, CODINGS, EventMeter, Meter, WholeMeter
 from .response_headers import header
 from .route import AIPath
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+logger = logging.getLogger(__name__)
 
 ASKED = "aigw.asked_for_usage"
 """True where a stream was asked for its usage by us and not by the client."""
@@ -34,6 +38,10 @@ class Metering:
         coding: its Content-Encoding.
         prices: by which its cost is told.
         streams: whether it is an event stream.
+
+    Attributes:
+        meter: reads the answer.
+        cuts: whether an event is taken out of it, so that nobody knows its length before.
     """
 
     def __init__(
@@ -48,8 +56,9 @@ class Metering:
         self._environ = environ
         self._prices = prices
         self._concluded = False
+        self.cuts = streams and ASKED in environ
         self.meter: Meter = (
-            EventMeter(dialect, coding, hides_usage=ASKED in environ, told=self._tell)
+            EventMeter(dialect, coding, hides_usage=self.cuts, told=self._tell)
             if streams
             else WholeMeter(dialect, coding)
         )
@@ -76,20 +85,29 @@ class Metering:
             self._tell(Tokens(-(-asked // BYTES_A_TOKEN), said), estimated=True)
 
     def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
-        price = self._prices.of(self._environ.get(PROVIDER), self._environ.get(MODEL))
-        cost = None
-        if price is not None:
-            nano = price.cost(tokens.input, tokens.output, tokens.cached, tokens.written)
-            cost = Decimal(nano) / NANO
         self._environ[USAGE] = Usage(
             tokens.input,
             tokens.output,
             tokens.cached,
             tokens.reasoning,
-            cost,
+            self._cost(tokens),
             tokens.written,
             estimated,
         )
+
+    def _cost(self, tokens: Tokens) -> Decimal | None:
+        """Return what so many tokens cost, in USD; None where it cannot be told."""
+        provider, model = self._environ.get(PROVIDER), self._environ.get(MODEL)
+        try:
+            price = self._prices.of(provider, model)
+            if price is None:
+                return None
+            nano = price.cost(tokens.input, tokens.output, tokens.cached, tokens.written)
+        except Exception:
+            # A table of others: what it does not expect is no reason to lose an answer.
+            logger.exception("the cost of %s/%s cannot be told", provider, model)
+            return None
+        return Decimal(nano) / NANO
 
 
 def metering_of(
@@ -122,6 +140,25 @@ def streams_without_usage(environ: WSGIEnvironment, path: AIPath) -> bool:
     if document.get("stream") is not True or not (options is None or isinstance(options, dict)):
         return False
     return not (options or {}).get("include_usage")
+
+
+def with_codings_read(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return a request's headers, asking for none of the codings that no meter here can read.
+
+    Else a client could choose by its `Accept-Encoding` that nobody counts what it uses.
+    """
+    return [
+        (name, _codings_read(value)) if name.lower() == "accept-encoding" else (name, value)
+        for name, value in headers
+    ]
+
+
+@lru_cache(maxsize=128)
+def _codings_read(accepted: str) -> str:
+    """Return the part of an `Accept-Encoding` (RFC 9110 §12.5.3) that can be read."""
+    asked = [part.strip(" \t") for part in accepted.split(",")]
+    kept = [part for part in asked if part.partition(";")[0].strip(" \t").lower() in CODINGS]
+    return accepted if kept == asked else ", ".join(kept) or "identity"
 
 
 def without_codings(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -19,7 +19,13 @@ from ..named_models import form_boundary, named_models, put_in_form
 from ..providers import Provider
 from ..usage.prices import Prices
 from .health import health
-from .metering import ASKED, TELLS_UNASKED, streams_without_usage, without_codings
+from .metering import (
+    ASKED,
+    TELLS_UNASKED,
+    streams_without_usage,
+    with_codings_read,
+    without_codings,
+)
 from .naming import Aliases, Named, resolve
 from .request_headers import request_headers
 from .route import AIPath, Candidate, is_safe_path, provider_candidates
@@ -230,6 +236,8 @@ class Planner:
         headers = request_headers(environ, provider=True)
         if place is not None and place.asks:
             headers = without_codings(headers)
+        elif self._meter and method == "POST":
+            headers = with_codings_read(headers)
         asked = "&".join(filter(None, (query(environ)[1:], environ.get(UPSTREAM_QUERY))))
         asked = f"?{asked}" if asked else ""
         return Plan(method, allowed, asked, headers, body.blocks, body.size, place)

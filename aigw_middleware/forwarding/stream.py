@@ -158,13 +158,15 @@ class ForwardedBody:
 
     def close(self) -> None:
         """Let go of the provider's connection; the server calls it whatever happened."""
-        self._end()
-        if self._watched:
-            watchdog.remove(self)
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._response.close()
+        try:
+            self._end()
+        finally:
+            if self._watched:
+                watchdog.remove(self)
+            with self._lock:
+                if not self._closed:
+                    self._closed = True
+                    self._response.close()
 
 
 class WholeResponse:

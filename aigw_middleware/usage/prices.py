@@ -53,7 +53,10 @@ class Price:
 
     def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> int:
         """Return what so many tokens cost, in nano-dollars, rounded up."""
-        plain = max(0, input_tokens - cached - written)
+        # A provider may tell of more than there was: nothing is paid for twice.
+        cached = min(cached, input_tokens)
+        written = min(written, input_tokens - cached)
+        plain = input_tokens - cached - written
         if self._rates is not None:
             given, said, read, kept = self._rates
             return given * plain + said * output_tokens + read * cached + kept * written
