@@ -14,7 +14,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from .errors import (
     BodyTooLarge,
     LengthRequired,
 )
-from .splice import drop, put
+from .splice import Path, drop, put, put_all
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -171,7 +171,19 @@ def whole(environ: WSGIEnvironment, max_bytes: int) -> Body:
     return body
 
 
-def put_member(environ: WSGIEnvironment, path: tuple[str, ...], value: Any) -> None:
+def put_members(environ: WSGIEnvironment, values: Mapping[Path, Any]) -> None:
+    """Put each of `values` at its path into the JSON object that was read whole.
+
+    Raises:
+        BodyInvalid: it is none.
+    """
+    if len(values) == 1:
+        put_member(environ, *next(iter(values.items())))
+    elif values:
+        replace(environ, put_all(environ[BODY].read(), values))
+
+
+def put_member(environ: WSGIEnvironment, path: Path, value: Any) -> None:
     """Put `value` at `path` into the JSON object that was read whole; see `splice.put`.
 
     Raises:
@@ -193,10 +205,14 @@ def drop_member(environ: WSGIEnvironment, path: tuple[str, ...]) -> None:
     replace(environ, drop(body.read(), *path), _without(document, path))
 
 
-def _with(document: Any, path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    known: dict[str, Any] = document if isinstance(document, dict) else {}
+def _with(document: Any, path: Path, value: Any) -> Any:
+    if not path:
+        return value
     name, rest = path[0], path[1:]
-    return {**known, name: _with(known.get(name), rest, value) if rest else value}
+    if isinstance(document, list) and isinstance(name, int):
+        return [*document[:name], _with(document[name], rest, value), *document[name + 1 :]]
+    known = document if isinstance(document, dict) else {}
+    return {**known, name: _with(known.get(name), rest, value)}
 
 
 def _without(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

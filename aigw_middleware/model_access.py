@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._paths import PathPatterns
-from .body import put_member
+from .body import put_members
 from .denial import Denial, body_denial
-from .dialects import PLAIN, Output, spoken
+from .dialects import PLAIN, spoken
 from .environ import full_path
 from .errors import BodyError
 from .gate import Gate
@@ -134,16 +134,11 @@ class ModelAccess(Gate):
         if output is None:
             return
         each = most // output.answers
-        if not output.caps or CAP_PATH in environ:  # the client has named none
+        if output.path and (not output.caps or CAP_PATH in environ):  # the client has named none
             with_cap(environ, output.path, each, self)
             return
-        for path in _too_high(output, each):
-            put_member(environ, path, each)
-
-
-def _too_high(output: Output, each: int) -> Iterable[tuple[str, ...]]:
-    """Return where the client's caps are too high."""
-    return [path for path, value in output.caps.items() if value > each]
+        too_high = [path for path, value in output.caps.items() if value > each]
+        put_members(environ, dict.fromkeys((*too_high, *output.lacking), each))
 
 
 def _positive(option: str, value: object) -> int | None:

@@ -15,10 +15,14 @@ _SPACE = " \t\n\r"
 _DECODER = json.JSONDecoder()
 
 
-class _Member(NamedTuple):
-    """A member of an object: its name, where it starts, and where its value begins and ends."""
+Path = tuple[str | int, ...]
+"""Where a value stands: the name of a member, or the number of an element, on each level."""
 
-    name: str
+
+class _Member(NamedTuple):
+    """A member of an object or an element of an array: where it and its value begin and end."""
+
+    name: str | int
     starts: int
     begins: int
     ends: int
@@ -26,11 +30,11 @@ class _Member(NamedTuple):
 
 def put(
     data: bytes,
-    path: tuple[str, ...],
+    path: Path,
     value: Any,
     document: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the object in `data` with `value` at `path`, a member or a member of a member.
+    """Return the object in `data` with `value` at `path`.
 
     A value that is there is replaced; one that is not is inserted in front, as are the objects
     on the way to it. `document` is the object where it was read before: then nobody has to look
@@ -38,10 +42,51 @@ def put(
     """
     if document is not None and path[0] not in document:
         behind = data.index(b"{") + 1  # strict JSON: nothing but spaces stands before it
-        return data[:behind] + _inserted(path, value, bool(document)).encode() + data[behind:]
+        inserted = _inserted({path: value}, is_followed=bool(document))
+        return data[:behind] + inserted.encode() + data[behind:]
+    return put_all(data, {path: value})
+
+
+def put_all(data: bytes, values: Mapping[Path, Any]) -> bytes:
+    """Return the object in `data` with each of `values` at its path, looked through once.
+
+    As `put`; an element of an array that is not there is not inserted.
+    """
     text = data.decode()
-    begins, ends, written = _place(text, _object_at(text, 0), path, value)
-    return (text[:begins] + written + text[ends:]).encode()
+    edits: list[tuple[int, int, str]] = []
+    _edit(text, _object_at(text, 0), values, edits)
+    pieces, position = [], 0
+    for begins, ends, written in sorted(edits):
+        pieces += [text[position:begins], written]
+        position = ends
+    return ("".join(pieces) + text[position:]).encode()
+
+
+def _edit(
+    text: str, opening: int, values: Mapping[Path, Any], edits: list[tuple[int, int, str]]
+) -> None:
+    """Find what is replaced in the object or array that opens there, and by what."""
+    by_name: dict[str | int, dict[Path, Any]] = {}
+    for path, value in values.items():
+        by_name.setdefault(path[0], {})[path[1:]] = value
+    members = _members(text, opening) if text[opening] == "{" else _elements(text, opening)
+    for member in members:
+        within = by_name.pop(member.name, None)
+        if within is None:
+            continue
+        if () not in within and text[member.begins] == _bracket(within):
+            _edit(text, member.begins, within, edits)
+        else:
+            edits.append((member.begins, member.ends, json.dumps(_nested(within))))
+    fresh = {(name, *path): v for name, within in by_name.items() for path, v in within.items()}
+    if fresh and text[opening] == "{":
+        written = _inserted(fresh, is_followed=bool(members))
+        edits.append((opening + 1, opening + 1, written))
+
+
+def _bracket(values: Mapping[Path, Any]) -> str:
+    """Return what opens the value in which `values` stand."""
+    return "[" if isinstance(next(iter(values))[0], int) else "{"
 
 
 def drop(data: bytes, *path: str) -> bytes:
@@ -68,27 +113,18 @@ def drop(data: bytes, *path: str) -> bytes:
     return data
 
 
-def _place(text: str, opening: int, path: tuple[str, ...], value: Any) -> tuple[int, int, str]:
-    """Return the span to replace and what takes its place."""
-    name, rest = path[0], path[1:]
-    members = _members(text, opening)
-    for member in members:
-        if member.name == name:
-            if rest and text[member.begins] == "{":
-                return _place(text, member.begins, rest, value)
-            return member.begins, member.ends, json.dumps(_nested(rest, value))
-    return opening + 1, opening + 1, _inserted(path, value, bool(members))
+def _inserted(values: Mapping[Path, Any], *, is_followed: bool) -> str:
+    members = json.dumps(_nested(values))[1:-1]
+    return f"{members}, " if is_followed else members
 
 
-def _inserted(path: tuple[str, ...], value: Any, is_followed: bool) -> str:
-    member = json.dumps(_nested(path, value))[1:-1]
-    return f"{member}, " if is_followed else member
-
-
-def _nested(path: tuple[str, ...], value: Any) -> Any:
-    for name in reversed(path):
-        value = {name: value}
-    return value
+def _nested(values: Mapping[Path, Any]) -> Any:
+    if () in values:
+        return values[()]
+    found: dict[Any, dict[Path, Any]] = {}
+    for path, value in values.items():
+        found.setdefault(path[0], {})[path[1:]] = value
+    return {name: _nested(within) for name, within in found.items()}
 
 
 def _object_at(text: str, position: int) -> int:
@@ -111,6 +147,18 @@ def _members(text: str, opening: int) -> list[_Member]:
         if text[position] == ",":
             position = _skip(text, position + 1)
     return members
+
+
+def _elements(text: str, opening: int) -> list[_Member]:
+    elements: list[_Member] = []
+    position = _skip(text, opening + 1)
+    while text[position] != "]":
+        _, ends = _DECODER.raw_decode(text, position)
+        elements.append(_Member(len(elements), position, position, ends))
+        position = _skip(text, ends)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return elements
 
 
 def _skip(text: str, position: int) -> int:

@@ -32,7 +32,7 @@ from aigw_middleware.dialects import DIALECTS
 from aigw_middleware.forwarding import meter as meter_module
 from aigw_middleware.forwarding.meter import EventMeter, WholeMeter
 from aigw_middleware.forwarding.stream import ForwardedBody, WholeResponse
-from aigw_middleware.splice import put
+from aigw_middleware.splice import put, put_all
 from aigw_middleware.testing import StandInProvider, serving
 from aigw_middleware.usage.prices import Prices
 
@@ -600,6 +600,19 @@ def test_one_value_changes_and_no_other_byte(
         inner = inner[name]
     inner[path[-1]] = 7
     assert changed == expected
+
+
+@given(st.lists(JSON_VALUES, min_size=1, max_size=4), st.sampled_from([None, 1]), st.data())
+def test_many_values_change_in_one_step(items: Any, indent: Any, data: Any) -> None:
+    """`put_all` gives what each change would, elements of arrays among them."""
+    document = {"list": [{"own": item, "x": {"n": 1}} for item in items], "last": 0}
+    numbers = data.draw(st.sets(st.integers(0, len(items) - 1)))
+    values: dict[Any, Any] = {("list", number, "x", "n"): 7 for number in numbers}
+    values |= {("list", number, "fresh", "n"): [number] for number in numbers}
+    changed = json.loads(put_all(json.dumps(document, indent=indent).encode(), values))
+    for number in numbers:
+        document["list"][number] |= {"x": {"n": 7}, "fresh": {"n": [number]}}
+    assert changed == document
 
 
 def test_the_text_around_is_untouched() -> None:

@@ -138,6 +138,24 @@ def test_a_listed_path_that_names_a_model_is_judged_all_the_same() -> None:
 # --- bounds
 
 
+BATCH = "/v1beta/models/gpt-4o:batchGenerateContent"
+
+
+def claude_batch(*tokens: int) -> dict[str, Any]:
+    return {"requests": [{"custom_id": "a", "params": {"max_tokens": n}} for n in tokens]}
+
+
+def gemini_batch(*configs: Any, model: str | None = None) -> dict[str, Any]:
+    """Requests in a batch, each with its generationConfig, or without any."""
+    requests = [
+        {"request": {} if one is None else {"generationConfig": one}, "metadata": {"key": "k"}}
+        for one in configs
+    ]
+    if model is not None:
+        requests[-1]["request"]["model"] = model
+    return {"batch": {"inputConfig": {"requests": {"requests": requests}}}}
+
+
 CAPPED = [
     (CHAT, {}, {"max_tokens": 100}),
     (CHAT, {"max_tokens": 50}, {"max_tokens": 50}),
@@ -153,6 +171,11 @@ CAPPED = [
      {"generationConfig": {"maxOutputTokens": 100, "topK": 1}}),
     (GEMINI, {}, {"generationConfig": {"maxOutputTokens": 100}}),
     ("/v1/embeddings", {"input": "x"}, {"input": "x"}),
+    ("/v1/messages/batches", claude_batch(5000, 20, 40), claude_batch(33, 20, 33)),
+    (BATCH, gemini_batch({"maxOutputTokens": 900}, {"topK": 1}, {"maxOutputTokens": 9}),
+     gemini_batch({"maxOutputTokens": 33}, {"maxOutputTokens": 33, "topK": 1}, {"maxOutputTokens": 9})),
+    (BATCH, gemini_batch({"candidateCount": 3}, None), gemini_batch(
+        {"candidateCount": 3, "maxOutputTokens": 25}, {"maxOutputTokens": 25})),
 ]  # fmt: skip
 
 
@@ -169,6 +192,16 @@ def test_the_output_is_bounded(path: str, fields: Any, wanted: Any) -> None:
     body = json.dumps({"model": "gpt-4o", **fields}).encode()
     assert call(ModelAccess(app, max_output_tokens=100), path, body=body).status == 200
     assert seen == [{"model": "gpt-4o", **wanted}]
+
+
+def test_a_batch_stays_with_the_model_of_its_path() -> None:
+    """What a request in it names for itself was judged by nobody."""
+    app = ModelAccess(Inner(), ["gpt-4o"], max_output_tokens=100)
+    for model in ("gpt-4o", "models/gpt-4o"):
+        body = json.dumps(gemini_batch({}, model=model)).encode()
+        assert call(app, BATCH, body=body).status == 200
+    answer = call(app, BATCH, body=json.dumps(gemini_batch({}, model="models/o1")).encode())
+    assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 def test_more_answers_than_tokens_are_refused() -> None:

@@ -877,3 +877,29 @@ def test_tiers_of_prices_are_followed() -> None:
             exact = calc_price(used_, model_ref=model, provider_id=provider).total_price
             assert Decimal(price.cost(given, said)) / 10**9 == exact
             assert price.cost(given, price.output_for(10**10, given, 1)) <= 10**10
+
+
+BATCHES = {
+    "/v1/messages/batches": {"requests": [{"params": {"max_tokens": 5000}}] * 3},
+    "/v1beta/models/g:batchGenerateContent": {
+        "batch": {
+            "input_config": {
+                "requests": {
+                    "requests": [{"request": {"generation_config": {"max_output_tokens": 5000}}}]
+                    * 3
+                }
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("path", BATCHES)
+def test_a_batch_is_reserved_for_all_of_its_requests(path: str) -> None:
+    """Three answers of 5,000 tokens never fit 10,000, and take all of 15,000."""
+    body = json.dumps(BATCHES[path]).encode()
+    limiter, _, _ = limited(App(None), "10000 output_tokens/min")
+    assert call(limiter, path, body=body).status == 400
+    limiter, counters, _ = limited(App(None), "15000 output_tokens/min")
+    assert call(limiter, path, body=body).status == 200
+    assert used(counters) == {"output_tokens-60s": 15_000}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from .._paths import LONGEST
 from ..errors import BodyInvalid
+from ..splice import Path
 from ..usage.figures import sane_tokens
 
 Json = dict[str, Any]
@@ -21,18 +22,20 @@ class Output(NamedTuple):
 
     Attributes:
         answers: how many answers.
-        path: where in the body a cap would be written.
+        path: where in the body a cap would be written; empty where none can be, and in a batch.
         caps: the most tokens of one answer, as the client names them, by where they stand.
+        lacking: in a batch, where a cap would be written of each request that names none.
     """
 
     answers: int
     path: tuple[str, ...]
-    caps: Mapping[tuple[str, ...], int]
+    caps: Mapping[Path, int]
+    lacking: tuple[Path, ...] = ()
 
     @property
     def cap(self) -> int | None:
-        """The largest of them; None where the client names none."""
-        return max(self.caps.values(), default=None)
+        """The largest of them; None where the client names none, or not all."""
+        return None if self.lacking else max(self.caps.values(), default=None)
 
 
 class Tokens(NamedTuple):
@@ -168,22 +171,25 @@ def figure(document: Any, *names: str) -> int:
     return sane_tokens(document)
 
 
-def caps(
-    document: Mapping[str, Any], *names: str, within: str | None = None
-) -> dict[tuple[str, ...], int]:
+def caps(document: Mapping[str, Any], *names: str, within: Path = ()) -> dict[Path, int]:
     """Return the members `names`, each of which is a positive whole number, by their paths.
+
+    Args:
+        document: the object whose members they are.
+        names: their names.
+        within: the path of the object.
 
     Raises:
         BodyInvalid: one is something else.
     """
-    found: dict[tuple[str, ...], int] = {}
+    found: dict[Path, int] = {}
     for name in names:
         value = document.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BodyInvalid(f"{name} must be a positive whole number.")
-        found[(name,) if within is None else (within, name)] = value
+        found[(*within, name)] = value
     return found
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..splice import Path
 from ._base import Dialect, Json, Output, Tokens, _event, caps, figure
 
 SEGMENTS = frozenset({"complete", "messages"})
@@ -78,12 +79,11 @@ class _Anthropic(Dialect):
 def _of_batch(requests: object) -> Output:
     """Return how much text a batch asks for: its largest cap, for each of its requests."""
     entries = requests if isinstance(requests, list) else []
-    named: dict[tuple[str, ...], int] = {}
+    named: dict[Path, int] = {}
     for number, entry in enumerate(entries):
         params = entry.get("params") if isinstance(entry, Mapping) else None
         if isinstance(params, Mapping):
-            for cap in caps(params, "max_tokens").values():
-                named[(str(number),)] = cap
+            named |= caps(params, "max_tokens", within=("requests", number, "params"))
     return Output(max(1, len(entries)), (), named)
 
 

@@ -7,10 +7,11 @@ Sources: https://ai.google.dev/api and https://cloud.google.com/apis/design/erro
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import BodyInvalid
+from ..splice import Path
 from ._base import Dialect, Json, Output, Tokens, caps, count_of, figure
 from .openai import OPENAI
 
@@ -30,6 +31,7 @@ _STATUSES = {
 _GENERATES = re.compile(
     r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?|/interactions/?"
 ).fullmatch
+_BATCHES = re.compile(r"/(?:models|tunedModels)/([^/:]+):batchGenerateContent/?").fullmatch
 
 
 is_call = re.compile(r"[^/:]+:[A-Za-z]+/?").fullmatch
@@ -79,21 +81,71 @@ class _Gemini(Dialect):
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         if path.startswith("/openai/"):
             return OPENAI.output(path.removeprefix("/openai"), document)
-        if not _GENERATES(path):
-            return None
-        # protobuf's JSON has two spellings of every name.
-        name = "generation_config" if "generation_config" in document else "generationConfig"
-        named: dict[tuple[str, ...], int] = {}
-        answers = 1
-        for spelled in ("generationConfig", "generation_config"):
-            config = document.get(spelled)
-            if config is None:
-                continue
-            if not isinstance(config, Mapping):
-                raise BodyInvalid(f"{spelled} must be an object.")
-            named |= caps(config, "maxOutputTokens", "max_output_tokens", within=spelled)
-            answers = max(answers, count_of(config, "candidateCount", "candidate_count"))
-        return Output(answers, (name, "maxOutputTokens"), named)
+        if _GENERATES(path):
+            return _of_request(document)
+        batch = _BATCHES(path)
+        return None if batch is None else _of_batch(document, batch[1])
+
+
+def _of_request(document: Mapping[str, Any], within: Path = ()) -> Output:
+    """Return how much text one request asks for; `within` is where it stands in the body."""
+    name = "generation_config" if "generation_config" in document else "generationConfig"
+    named: dict[Path, int] = {}
+    answers = 1
+    for spelled, config in _objects(document, "generationConfig", "generation_config"):
+        place = (*within, spelled)
+        named |= caps(config, "maxOutputTokens", "max_output_tokens", within=place)
+        answers = max(answers, count_of(config, "candidateCount", "candidate_count"))
+    lacking = () if named or not within else ((*within, name, "maxOutputTokens"),)
+    return Output(answers, () if within else (name, "maxOutputTokens"), named, lacking)
+
+
+def _of_batch(document: Mapping[str, Any], model: str) -> Output:
+    """Return how much text the requests in a batch ask for; of one in a file nothing is known.
+
+    Raises:
+        BodyInvalid: a cap is none, or a request names another model than the batch's path.
+    """
+    answers = 0
+    named: dict[Path, int] = {}
+    lacking: list[Path] = []
+    for place, request in _batched(document):
+        named_model = request.get("model")
+        if named_model is not None and str(named_model).rpartition("/")[2] != model:
+            raise BodyInvalid("A request of the batch names another model than its path.")
+        one = _of_request(request, place)
+        answers += one.answers
+        named |= one.caps
+        lacking += one.lacking
+    return Output(max(1, answers), (), named, tuple(lacking))
+
+
+def _batched(document: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield the requests that stand in a batch's body, each with its path."""
+    for outer, batch in _objects(document, "batch"):
+        for name, config in _objects(batch, "inputConfig", "input_config"):
+            for inner, inlined in _objects(config, "requests"):
+                place = (outer, name, inner, "requests")
+                entries = inlined.get("requests")
+                for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+                    if isinstance(entry, Mapping):
+                        for last, request in _objects(entry, "request"):
+                            yield (*place, number, last), request
+
+
+def _objects(document: Mapping[str, Any], *names: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the members `names`: protobuf's JSON has two spellings of every name.
+
+    Raises:
+        BodyInvalid: one is no object.
+    """
+    for name in names:
+        value = document.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise BodyInvalid(f"{name} must be an object.")
+        yield name, value
 
 
 GEMINI = _Gemini()

@@ -33,7 +33,7 @@ _REFERENCES = frozenset(
     {
         "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
         "prompt_cache_id", "fileData", "file_data", "fileUri", "file_uri", "cachedContent",
-        "cached_content", "container", "vector_store_ids",
+        "cached_content", "container", "vector_store_ids", "fileName", "file_name",
     }
 )  # fmt: skip
 _STORED = ("prompt", "audio")
