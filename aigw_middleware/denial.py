@@ -54,6 +54,7 @@ class Denial:
         headers: further response headers, `(name, value)` pairs.
         param: the field of the body that is wrong, for dialects that name it.
         retryable: False where the client's own retry could bill a request twice.
+        gate: the name of the gate whose rule it is, where a forwarder judges by it; else empty.
     """
 
     code: str
@@ -61,6 +62,7 @@ class Denial:
     headers: tuple[tuple[str, str], ...] = ()
     param: str | None = None
     retryable: bool = True
+    gate: str = ""
 
     @property
     def status(self) -> int:

@@ -50,7 +50,8 @@ class Gate:
             raise ValueError(f"app: {type(app).__name__} is not a WSGI application")
         self.app = app
         self.enforce = bool(enforce)
-        self._passed = Decision(type(self).__name__, True, None, "", self.enforce)
+        self.gate_name = type(self).__name__
+        self._passed = Decision(self.gate_name, True, None, "", self.enforce)
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Return what this gate has against the request, changing nothing."""
@@ -93,7 +94,17 @@ class Gate:
     def _decision(self, denial: Denial | None) -> Decision:
         if denial is None:
             return self._passed
-        return Decision(type(self).__name__, False, denial.code, denial.message, self.enforce)
+        return Decision(self.gate_name, False, denial.code, denial.message, self.enforce)
+
+
+def refused_within(environ: WSGIEnvironment, denial: Denial) -> None:
+    """Tell in the decisions that a gate's rule has refused the request, judged by a forwarder."""
+    decisions = environ.get(DECISIONS, ())
+    for number in reversed(range(len(decisions))):
+        if decisions[number].gate == denial.gate:
+            told = {"allowed": False, "code": denial.code, "reason": denial.message}
+            decisions[number] = decisions[number]._replace(**told)
+            return
 
 
 def _reporting(denial: Denial, start_response: StartResponse) -> StartResponse:

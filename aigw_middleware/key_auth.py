@@ -158,7 +158,7 @@ class KeyAuth(LimitedGate):
         rules = _rules_of(found)
         if isinstance(rules, Denial):
             return rules
-        denial = _judge_rules(rules, environ, self.app, hand_on=hand_on)
+        denial = _judge_rules(rules, environ, self, hand_on=hand_on)
         if denial is None and rules.limits is not None:
             denial = rules.limits.judge(self._counters, found.id, environ)
         return denial
@@ -182,7 +182,7 @@ class KeyAuth(LimitedGate):
         rules = _rules_of(found)
         if isinstance(rules, Denial):
             return rules
-        denial = _judge_rules(rules, environ, self.app, hand_on=self.enforce)
+        denial = _judge_rules(rules, environ, self, hand_on=self.enforce)
         if denial is None and rules.limits is not None:
             denial = self._spend_of(rules.limits, found, environ)
         return denial
@@ -289,14 +289,14 @@ def _compiled(
 
 
 def _judge_rules(
-    rules: _KeyRules, environ: WSGIEnvironment, app: WSGIApplication, *, hand_on: bool
+    rules: _KeyRules, environ: WSGIEnvironment, gate: LimitedGate, *, hand_on: bool
 ) -> Denial | None:
     if rules.networks is not None:
         address = address_of(environ)
         if address is None or address not in rules.networks:
             return _BAD_ADDRESS
     if rules.models is not None:
-        return judge_models(rules.models, environ, app, hand_on=hand_on)
+        return judge_models(rules.models, environ, gate.app, gate=gate.gate_name, hand_on=hand_on)
     return None
 
 

@@ -8,6 +8,7 @@ candidate. It does not read prompts: what is said to an allowed model is not its
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from .errors import BodyError
 from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
 from .limits.wanted import text_tokens, wanted_output
-from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
+from .model_rules import MODEL_RULES, ModelRules, judge_models
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -90,7 +91,7 @@ class ModelAccess(Gate):
         if self._rules is None and self._max_input is None and self._max_output is None:
             return None
         if spoken(environ)[0] is PLAIN:
-            if hand_on and has_final_judge(self.app):
+            if hand_on:
                 # A layer within may have it ask for an AI path: then it is judged there.
                 rule = partial(self._judge_within, environ)
                 environ.setdefault(MODEL_RULES, []).append(rule)
@@ -105,7 +106,9 @@ class ModelAccess(Gate):
             return None
         # A path that is listed needs no model; one that names one is judged all the same.
         optional = bool(self._paths) and self._paths.opens(full_path(environ))
-        return judge_models(self._rules, environ, self.app, hand_on=hand_on, optional=optional)
+        return judge_models(
+            self._rules, environ, self.app, gate=self.gate_name, hand_on=hand_on, optional=optional
+        )
 
     def _judge_within(
         self, environ: WSGIEnvironment, provider: str | None, model: str | None
@@ -117,8 +120,8 @@ class ModelAccess(Gate):
             if denial is None and self._max_output is not None:
                 self._lower(environ, self._max_output)
         except BodyError as error:
-            return body_denial(error)
-        return denial
+            denial = body_denial(error)
+        return None if denial is None else replace(denial, gate=self.gate_name)
 
     def _judge_size(self, environ: WSGIEnvironment) -> Denial | None:
         if self._max_input is not None and text_tokens(environ) > self._max_input:

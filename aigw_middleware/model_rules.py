@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -87,22 +88,28 @@ def judge_models(
     environ: WSGIEnvironment,
     app: WSGIApplication,
     *,
+    gate: str,
     hand_on: bool,
     optional: bool = False,
 ) -> Denial | None:
-    """Judge the request's model, or hand the rule to the forwarder within.
+    """Judge the request's model, and hand the rule to a forwarder within.
+
+    Where one is known to stand there it alone judges, the model that is asked for in the end.
+    Behind layers of others there may be one or none: then what the body says is judged first.
 
     Args:
         rules: the rules.
         environ: the request.
         app: what the gate wraps.
+        gate: the name of the gate.
         hand_on: False judges what the body says in any case, and changes nothing.
         optional: whether a request that names no model is let through.
     """
-    if hand_on and has_final_judge(app):
-        rule = partial(_where_named, rules) if optional else rules.judge
+    if hand_on:
+        rule = partial(_judge_final, rules, gate, optional)
         environ.setdefault(MODEL_RULES, []).append(rule)
-        return None
+        if has_final_judge(app):
+            return None
     dialect, _, rest = spoken(environ)
     if dialect is PLAIN:
         return None
@@ -121,8 +128,13 @@ def _judge_one(rules: ModelRules, model: str) -> Denial | None:
     return rules.judge(provider, rest) if slash else rules.judge(None, model)
 
 
-def _where_named(rules: ModelRules, provider: str | None, model: str | None) -> Denial | None:
-    return None if model is None else rules.judge(provider, model)
+def _judge_final(
+    rules: ModelRules, gate: str, optional: bool, provider: str | None, model: str | None
+) -> Denial | None:
+    if optional and model is None:
+        return None
+    denial = rules.judge(provider, model)
+    return None if denial is None else replace(denial, gate=gate)
 
 
 def has_final_judge(app: object) -> bool:

@@ -80,6 +80,7 @@ from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Response, Timeouts, Transport, shared_transport
 from .forwarding.url import BaseURL, query
 from .forwarding.waiting import Waiting
+from .gate import refused_within
 from .named_models import MAX_BODY_BYTES
 from .providers import Provider
 from .usage.prices import Prices
@@ -251,7 +252,7 @@ class UpstreamForwarder:
         except StoreUnavailable as error:
             return refuse(environ, start_response, store_denial(error))
         if isinstance(plan, Denial):
-            return refuse(environ, start_response, plan)
+            return _refused(environ, start_response, plan)
         shows_attempts = self._shows_attempts(environ)
         try:
             answer = self._ask(environ, plan)
@@ -260,7 +261,7 @@ class UpstreamForwarder:
         if shows_attempts:
             start_response = _telling(environ, start_response)
         if isinstance(answer, Denial):
-            return refuse(environ, start_response, answer)
+            return _refused(environ, start_response, answer)
         return self._respond(environ, start_response, answer)
 
     def _list_models(
@@ -516,6 +517,14 @@ class UpstreamForwarder:
                 logger.error("usage of request %s cannot be kept: %s", id_, error)
 
         return book
+
+
+def _refused(
+    environ: WSGIEnvironment, start_response: StartResponse, denial: Denial
+) -> list[bytes]:
+    if denial.gate:
+        refused_within(environ, denial)
+    return refuse(environ, start_response, denial)
 
 
 def _was_let_in(environ: WSGIEnvironment) -> bool:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from functools import partial
 from typing import Any
 
 import pytest
+from werkzeug.middleware.proxy_fix import ProxyFix
 
-from aigw_middleware import ApiKey, KeyAuth, ModelAccess, Provider, UpstreamForwarder, stack
+from aigw_middleware import (
+    AccessLog,
+    ApiKey,
+    KeyAuth,
+    ModelAccess,
+    Provider,
+    RateLimiter,
+    UpstreamForwarder,
+    stack,
+)
 
 from .support import CHAT, Inner, answering, call, make_environ, raw_provider
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+NOWHERE = "http://127.0.0.1:9"
 GEMINI = "/v1beta/models/gemini-pro:generateContent"
 
 
@@ -46,6 +58,66 @@ def test_patterns(allow: Any, deny: Any, model: str, passes: bool) -> None:
     assert answer.code == (None if passes else "model_not_allowed")
 
 
+class Keys:
+    """Every token is one of a key for these models."""
+
+    def __init__(self, *models: str) -> None:
+        self.models = models
+
+    def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey:
+        return ApiKey(id="k", models=self.models)
+
+
+def behind_others(app: Any) -> Any:
+    """A layer of somebody else's, of which nobody knows what it does."""
+    return ProxyFix(lambda environ, start_response: app(environ, start_response))
+
+
+@pytest.mark.parametrize("around", [lambda app: app, behind_others])
+def test_the_final_model_is_judged_behind_layers_of_others_too(around: Any) -> None:
+    """MOD-3: a foreign layer in between opens no way past a rule: alias, failover, key's models."""
+    fails = b"HTTP/1.1 500 X\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n"
+    with (
+        raw_provider(answering(fails, keep=True)) as first,
+        raw_provider(answering(OK, keep=True)) as second,
+    ):
+        upstream = [
+            Provider("a", base_url=first.url, models=["m", "x"], api_keys=["k"]),
+            Provider("b", base_url=second.url, models=["m"], api_keys=["k"]),
+        ]
+        forwarder = UpstreamForwarder(upstream=upstream, aliases={"fast": "b/m"})
+        denies = ModelAccess(around(forwarder), deny=["b/*"])
+        assert call(denies, CHAT, body=chat("fast")).code == "model_not_allowed"
+        assert call(denies, CHAT, body=chat("m")).status == 500  # `b` is not asked
+        guarded = KeyAuth(around(forwarder), Keys("a/x", "fast"))
+        answer = call(guarded, CHAT, body=chat("fast"), HTTP_AUTHORIZATION="Bearer s")
+        assert answer.code == "model_not_allowed"
+        assert not second.requests
+
+
+def test_a_rule_that_is_judged_by_the_forwarder_is_told_of_as_its_gates() -> None:
+    """`aigw.decisions`, and with it the log, names the gate whose rule has refused."""
+    forwarder = UpstreamForwarder(upstream=Provider("openai", base_url=NOWHERE, api_keys=["k"]))
+    prices = {"openai/gpt-4o": (1, 1)}
+    gates = [
+        (ModelAccess(forwarder, ["x"]), "model_not_allowed"),
+        (KeyAuth(forwarder, Keys("x")), "model_not_allowed"),
+        (RateLimiter(forwarder, "0.00000001 usd/day", prices=prices), "budget_exceeded"),
+    ]
+    for gate, code in gates:
+        file = io.StringIO()
+        app = AccessLog(gate, file)
+        answer = call(app, CHAT, body=chat(max_tokens=9), HTTP_AUTHORIZATION="Bearer s")
+        assert answer.code == code
+        (decision,) = answer.environ["aigw.decisions"]
+        assert (decision.gate, decision.allowed, decision.code) == (
+            type(gate).__name__,
+            False,
+            code,
+        )
+        assert json.loads(file.getvalue())["gate"] == type(gate).__name__
+
+
 def test_the_final_model_is_judged_for_each_candidate() -> None:
     """MOD-3: with a forwarder within, the provider that is asked belongs to the name."""
     with (
@@ -65,12 +137,9 @@ def test_the_final_model_is_judged_for_each_candidate() -> None:
 
 def test_a_key_and_a_layer_must_both_allow() -> None:
     """Neither opens what the other closes."""
-
-    class Keys:
-        def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey:
-            return ApiKey(id="k", models=("gpt-4o", "o1"))
-
-    app = stack(Inner(), partial(KeyAuth, keys=Keys()), partial(ModelAccess, deny=["o1"]))
+    app = stack(
+        Inner(), partial(KeyAuth, keys=Keys("gpt-4o", "o1")), partial(ModelAccess, deny=["o1"])
+    )
     statuses = [
         call(app, CHAT, body=chat(model), HTTP_X_API_KEY="t").status
         for model in ("gpt-4o", "o1", "gpt-3")

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from aigw_middleware import (
     ApiKey,
@@ -903,3 +904,27 @@ def test_a_batch_is_reserved_for_all_of_its_requests(path: str) -> None:
     limiter, counters, _ = limited(App(None), "15000 output_tokens/min")
     assert call(limiter, path, body=body).status == 200
     assert used(counters) == {"output_tokens-60s": 15_000}
+
+
+@pytest.mark.parametrize("around", [lambda app: app, ProxyFix])
+def test_what_depends_on_the_model_is_counted_for_the_one_that_is_asked(around: Any) -> None:
+    """By an alias, and behind a layer of somebody else's too: the model's limit and its price."""
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        forwarder = UpstreamForwarder(upstream=upstream, aliases={"cheap": "openai/gpt-4o"})
+        limits = ["1/min for openai/gpt-4o", "9/hour", "1 usd/day"]
+        limiter, counters, _ = limited(around(forwarder), limits)
+        body = chat(model="cheap", max_tokens=100)
+        statuses = [call(limiter, CHAT, body=body).status for _ in range(2)]
+    assert statuses == [200, 429]
+    counts = used(counters)
+    assert counts["requests-3600s"] == 1  # what is refused spends nothing
+    assert counts["usd-86400s"] == len(body) * 1000 + 100 * 2000
+
+
+def test_behind_a_layer_of_others_an_application_is_limited_as_well() -> None:
+    """Where no forwarder comes, what was reserved by the body's model is what is settled."""
+    limiter, counters, _ = limited(ProxyFix(App(Usage(10, 20))), ["1/min for gpt-4o", "1 usd/day"])
+    body = chat(max_tokens=100)
+    assert [call(limiter, CHAT, body=body).status for _ in range(2)] == [200, 429]
+    assert used(counters)["usd-86400s"] == 10 * 1000 + 20 * 2000

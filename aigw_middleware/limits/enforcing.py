@@ -9,6 +9,7 @@ stands within.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,7 +81,7 @@ class NamedLimits:
             model = environ.get(MODEL) or (want.model if want else None)
             provider = environ.get(PROVIDER)
             price = self._prices.of(provider, model) if self._late else None
-            case = _Case(engine, bucket, environ, want, Holding(engine), False)
+            case = _Case(engine, bucket, environ, want, Holding(engine), False, "")
             output = None if want is None else _most_output(chosen, want, price)
             prepared = _prepare(chosen, case, provider, model, price, output)
             if isinstance(prepared, Denial):
@@ -112,6 +113,7 @@ class NamedLimits:
         environ: WSGIEnvironment,
         app: WSGIApplication,
         *,
+        gate: str,
         enforce: bool,
         on_down: Callable[[StoreUnavailable], Denial | None],
         bucket_of: Callable[[WSGIEnvironment], str] | None = None,
@@ -123,6 +125,7 @@ class NamedLimits:
             bucket: whose request it is.
             environ: the request.
             app: what the gate wraps.
+            gate: the gate's name.
             enforce: False hands nothing inwards and changes no body.
             on_down: what becomes of a candidate whose reservation the engine did not answer.
             bucket_of: returns the bucket for a candidate, where it depends on that.
@@ -135,20 +138,24 @@ class NamedLimits:
             want = wanted(environ) if self._looks_inside else None
         except BodyError as error:
             return body_denial(error), holding
-        case = _Case(engine, bucket, environ, want, holding, enforce)
-        hands_on = bool(self._late) and enforce and has_final_judge(app)
-        # Without a forwarder within all that will be known is known: one step, or none.
-        chosen = self._now if hands_on else [*self._now, *self._late]
+        case = _Case(engine, bucket, environ, want, holding, enforce, gate)
+        hands_on = bool(self._late) and enforce
+        waits = hands_on and has_final_judge(app)
+        # Without a forwarder within all that will be known is known: one step, or none. Behind
+        # layers of others there may be one, which then reserves anew what depends on the model.
+        chosen = self._now if waits else [*self._now, *self._late]
         model = want.model if want else None
         denial = None
         if chosen:
-            denial = self._hold(case, chosen, environ.get(PROVIDER), model, late=False)
-        if denial is not None and hands_on and denial.retry_after:
+            denial = self._hold(
+                case, chosen, environ.get(PROVIDER), model, late=False, again=hands_on
+            )
+        if denial is not None and waits and denial.retry_after:
             # What is reserved late may take longer: nobody is sent away to be refused again.
             wait = self._wait_for_late(engine, bucket) / SECOND
             if wait > denial.retry_after:
                 denial = denial.with_retry_after(wait)
-        if denial is None and hands_on and spoken(environ)[0] is PLAIN:
+        if denial is None and waits and spoken(environ)[0] is PLAIN:
             # Most likely an application's own request; a layer within may make it the forwarder's.
             denial = self._hold(case, self._late, None, None, late=True)
         if denial is None and hands_on:
@@ -203,7 +210,7 @@ class NamedLimits:
             denial = on_down(error)
         # Of a request that is refused for good nothing is kept; another candidate may still do.
         holding.refused = denial is not None and not case.environ.get(ATTEMPTS)
-        return denial
+        return None if denial is None else replace(denial, gate=case.gate)
 
     def _hold(
         self,
@@ -213,8 +220,18 @@ class NamedLimits:
         model: str | None,
         *,
         late: bool,
+        again: bool = False,
     ) -> Denial | None:
-        """Reserve one step; without a cap of the client's as much output as is left."""
+        """Reserve one step; without a cap of the client's as much output as is left.
+
+        Args:
+            case: the request.
+            chosen: the limits.
+            provider: who is asked, as far as it is known.
+            model: what for.
+            late: whether it is a candidate that is reserved for.
+            again: whether a forwarder may reserve anew for a candidate, in the place of this.
+        """
         want, holding = case.want, case.holding
         uncapped = want is not None and want.output_tokens is None
         price = self._prices.of(provider, model) if self._late else None
@@ -239,12 +256,17 @@ class NamedLimits:
                 break
             output = smaller
         reports = self._report(case.environ, [one for one, _ in prepared], decision)
-        if late:
-            holding.late_reports = [*holding.late_reports, *reports]
+        if late or again:
+            holding.late_reports += [
+                report
+                for report, (one, _) in zip(reports, prepared, strict=True)
+                if late or one in self._late
+            ]
         if not decision.admitted:
             return _denial(prepared, decision)
         for (one, demand), mark in zip(prepared, decision.marks, strict=True):
-            holding.add(one.limit.unit, demand, mark, price=price, late=late)
+            is_late = late or (again and one in self._late)
+            holding.add(one.limit.unit, demand, mark, price=price, late=is_late)
         if want is not None and uncapped and _bounds_output(prepared):
             cap = output or DEFAULT_OUTPUT
             if not late:
@@ -275,6 +297,7 @@ class _Case(NamedTuple):
     want: Wanted | None
     holding: Holding
     enforce: bool
+    gate: str
 
 
 class _Named:

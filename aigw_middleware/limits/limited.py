@@ -53,6 +53,7 @@ class LimitedGate(Gate):
             bucket,
             environ,
             app,
+            gate=self.gate_name,
             enforce=self.enforce,
             on_down=self.engine_down,
             bucket_of=bucket_of,
