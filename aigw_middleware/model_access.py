@@ -16,12 +16,14 @@ from ._paths import PathPatterns
 from .body import put_members
 from .denial import Denial, body_denial
 from .dialects import PLAIN, spoken
-from .environ import full_path
+from .environ import MODEL, PROVIDER, full_path
 from .errors import BodyError
 from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
 from .limits.wanted import text_tokens, wanted_output
-from .model_rules import MODEL_RULES, ModelRules, judge_models
+from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
+from .named_models import named_models
+from .providers.catalogue import split_name
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -85,6 +87,8 @@ class ModelAccess(Gate):
         denial = self._judge(environ, hand_on=self.enforce)
         if denial is None and self.enforce and self._max_output is not None:
             self._lower(environ, self._max_output)
+        if denial is None and self._rules is not None and not has_final_judge(self.app):
+            _tell_model(environ)
         return denial
 
     def _judge(self, environ: WSGIEnvironment, *, hand_on: bool) -> Denial | None:
@@ -142,6 +146,16 @@ class ModelAccess(Gate):
             return
         too_high = [path for path, value in output.caps.items() if value > each]
         put_members(environ, dict.fromkeys((*too_high, *output.lacking), each))
+
+
+def _tell_model(environ: WSGIEnvironment) -> None:
+    """Leave in the environ which model was let through; a forwarder, if one comes, knows better."""
+    dialect, _, rest = spoken(environ)
+    models = () if dialect is PLAIN else named_models(environ, dialect, rest)
+    if models:
+        provider, environ[MODEL] = split_name(models[0])
+        if provider is not None:
+            environ[PROVIDER] = provider
 
 
 def _positive(option: str, value: object) -> int | None:

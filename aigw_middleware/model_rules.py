@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from ._options import several
 from .denial import Denial, body_denial
 from .dialects import PLAIN, spoken
-from .errors import BodyError
-from .named_models import named_models
+from .errors import BodyError, BodyInvalid
+from .limits.wanted import wanted_output
+from .named_models import NO_MODEL, named_models, needs_model
+from .providers.catalogue import split_name
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -44,16 +46,22 @@ class ModelRules:
         self, allow: Iterable[str] | None, deny: Iterable[str] = (), *, option: str = "models"
     ) -> None:
         self._allow = None if allow is None else _compile(option, allow)
-        self._deny = _compile("deny", deny)
+        denied = several("deny", deny)
+        self._deny = _compile("deny", denied)
+        # Where nobody knows whose a model is, one that somebody's is denied under this name is.
+        names = [pattern.partition("/")[2] for pattern in denied]
+        self._deny_names = _compile("deny", [name for name in names if name.strip("*")])
 
     def __bool__(self) -> bool:
         return self._allow is not None or bool(self._deny)
 
     def allows(self, provider: str | None, model: str) -> bool:
-        """Whether `model` of `provider` may be used; both as they will be asked for."""
+        """Whether `model` may be used, as it will be asked for; whose it is may not be known."""
         names = {model.lower()}
         if provider:
             names.add(f"{provider}/{model}".lower())
+        elif _matches(self._deny_names, names):
+            return False
         if _matches(self._deny, names):
             return False
         return self._allow is None or _matches(self._allow, names)
@@ -106,7 +114,7 @@ def judge_models(
         optional: whether a request that names no model is let through.
     """
     if hand_on:
-        rule = partial(_judge_final, rules, gate, optional)
+        rule = partial(_judge_final, rules, environ, gate, optional)
         environ.setdefault(MODEL_RULES, []).append(rule)
         if has_final_judge(app):
             return None
@@ -117,24 +125,39 @@ def judge_models(
         models = named_models(environ, dialect, rest)
     except BodyError as error:
         return body_denial(error)
-    if not models:
-        return None if optional else rules.judge(None, None)
     # Which of them will be asked for nobody here can tell: each has to be allowed.
-    return next((denial for model in models if (denial := _judge_one(rules, model))), None)
-
-
-def _judge_one(rules: ModelRules, model: str) -> Denial | None:
-    provider, slash, rest = model.partition("/")
-    return rules.judge(provider, rest) if slash else rules.judge(None, model)
+    named = map(split_name, models) if models else [(None, None)]
+    found = (_judge_one(rules, environ, optional, *one) for one in named)
+    return next((denial for denial in found if denial is not None), None)
 
 
 def _judge_final(
-    rules: ModelRules, gate: str, optional: bool, provider: str | None, model: str | None
+    rules: ModelRules,
+    environ: WSGIEnvironment,
+    gate: str,
+    optional: bool,
+    provider: str | None,
+    model: str | None,
 ) -> Denial | None:
-    if optional and model is None:
-        return None
-    denial = rules.judge(provider, model)
+    """Judge what a forwarder will ask for; the gate's rule speaks."""
+    denial = _judge_one(rules, environ, optional, provider, model)
     return None if denial is None else replace(denial, gate=gate)
+
+
+def _judge_one(
+    rules: ModelRules,
+    environ: WSGIEnvironment,
+    optional: bool,
+    provider: str | None,
+    model: str | None,
+) -> Denial | None:
+    try:
+        wanted_output(environ)  # a cap that is none is refused, whoever would read it otherwise
+        if model is None and not optional and needs_model(environ):
+            raise BodyInvalid(NO_MODEL)
+    except BodyError as error:
+        return body_denial(error)
+    return None if model is None and optional else rules.judge(provider, model)
 
 
 def has_final_judge(app: object) -> bool:

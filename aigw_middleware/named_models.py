@@ -11,7 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
-from .dialects import PLAIN, Dialect
+from .dialects import PLAIN, Dialect, spoken
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -81,6 +81,18 @@ def named_models(
         found = further if first is None else [first, *further]
         return tuple(dict.fromkeys(_checked(model) for model in found))
     return () if first is None else (_checked(first),)
+
+
+NO_MODEL = "The request's body names no model."
+
+
+def needs_model(environ: WSGIEnvironment) -> bool:
+    """Whether the body of a request has to name a model, by its path."""
+    if environ.get("REQUEST_METHOD") != "POST":
+        return False
+    dialect, _, rest = spoken(environ)
+    takes = dialect.takes(rest)
+    return takes.model or (takes.form and bool(form_boundary(environ)))
 
 
 def form_boundary(environ: WSGIEnvironment) -> bytes:

@@ -358,7 +358,8 @@ def test_hostile_bodies_are_refused_before_a_model_is_judged(body: bytes) -> Non
 def test_a_body_that_names_no_model_is_refused_where_models_are_ruled() -> None:
     """MOD-6: `{}` names no model, so no rule can allow it."""
     app, _ = guarded(keys=Keys(models=("ok",)))
-    assert call(app, CHAT, body=b"{}", HTTP_X_API_KEY="x").code == "model_not_allowed"
+    answer = call(app, CHAT, body=b"{}", HTTP_X_API_KEY="x")
+    assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 def test_an_encoded_body_is_refused_where_models_are_ruled() -> None:

@@ -102,6 +102,16 @@ GEMINI_USAGE = {
     "promptTokenCount": 18, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 23,
     "thoughtsTokenCount": 7, "cachedContentTokenCount": 5,
 }  # fmt: skip
+# https://docs.x.ai/docs/guides/reasoning
+XAI_USAGE = {
+    "prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
+    "prompt_tokens_details": {"text_tokens": 32, "cached_tokens": 6},
+    "completion_tokens_details": {"reasoning_tokens": 94},
+}  # fmt: skip
+DEEPSEEK_USAGE = {
+    "prompt_tokens": 70, "completion_tokens": 5, "total_tokens": 75,
+    "prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 6,
+}  # fmt: skip
 WRITING_USAGE = {
     "prompt_tokens": 20, "completion_tokens": 30,
     "prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 8},
@@ -111,6 +121,9 @@ GEMINI = "/v1beta/models/g:generateContent"
 WHOLE = [
     pytest.param(CHAT, {"usage": CHAT_USAGE}, (20, 30, 5, 0, 7), id="chat"),
     pytest.param("/v1/responses", {"usage": RESPONSES_USAGE}, (20, 30, 5, 0, 7), id="responses"),
+    pytest.param(CHAT, {"usage": XAI_USAGE}, (32, 103, 6, 0, 94), id="reasoning beside the answer"),
+    pytest.param(CHAT, {"usage": DEEPSEEK_USAGE}, (70, 5, 64, 0, 0), id="DeepSeek's cache"),
+    pytest.param("/v1/rerank", {"usage": {"total_tokens": 9}}, (9, 0, 0, 0, 0), id="one sum"),
     pytest.param(CHAT, {"usage": WRITING_USAGE}, (20, 30, 5, 8, 0), id="chat, writing to a cache"),
     pytest.param("/v1/embeddings", {"usage": {"prompt_tokens": 9, "total_tokens": 9}}, (9, 0, 0, 0, 0), id="embeddings"),
     pytest.param("/v1/messages", {"usage": CLAUDE_USAGE}, (20, 30, 6, 4, 0), id="messages"),
@@ -518,6 +531,45 @@ def test_a_limit_settles_to_what_the_provider_tells() -> None:
     assert used["tokens-60s"] == 50
     # By the cost that the forwarder tells: the prices of genai-prices.
     assert used["usd-86400s"] == 15 * 2500 + 5 * 1250 + 30 * 10_000
+
+
+def test_a_usage_that_tells_seconds_keeps_the_reservation() -> None:
+    """A transcription billed by its length tells no tokens: it is not free by that."""
+    counters = open_counters("memory:")
+    usage = {"type": "duration", "seconds": 9}
+    with raw_provider(answering(whole({"text": "hi", "usage": usage}))) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[KEY])
+        limiter = partial(RateLimiter, limits="900000 tokens/min", by="global", counters=counters)
+        app = stack(UpstreamForwarder(upstream=upstream), limiter)
+        form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--x--\r\n'
+        kind = "multipart/form-data; boundary=x"
+        answer = call(app, "/v1/audio/transcriptions", body=form, CONTENT_TYPE=kind)
+    assert answer.status == 200
+    assert "aigw.usage" not in answer.environ
+    (count,) = counters.counts()
+    assert count.used >= 200_000
+
+
+PRICED = [
+    ({"openai/gpt-4o": (250, 250)}, None, "gpt-4o", 250),
+    ({"openai/gpt-4o": (250, 250)}, None, "openai:gpt-4o", 250),
+    ({"openai:gpt-4o": (250, 250)}, None, "openai/gpt-4o", 250),
+    ({"openai/gpt-4o": (250, 250), "azure/gpt-4o": (300, 300)}, None, "GPT-4o", 300),
+    ({"openai/gpt-4o": (250, 250), "gpt-4o": (1, 1)}, None, "gpt-4o", 1),
+    ({"openai/gpt-4o": (250, 250), "gpt-4o": (1, 1)}, "azure", "gpt-4o", 1),
+    ({"openai/gpt-4o": (250, 250)}, "azure", "gpt-4o", None),
+    ({"mine/llama3:8b": (5, 5)}, None, "llama3:8b", 5),
+]
+
+
+@pytest.mark.parametrize(("given_prices", "provider", "model", "wanted"), PRICED)
+def test_a_given_price_is_found_by_every_name_of_its_model(
+    given_prices: Any, provider: str | None, model: str, wanted: int | None
+) -> None:
+    """`provider/model`, `provider:model` or the model alone; where nobody knows whose, the dearest."""
+    price = Prices(given_prices).of(provider, model)
+    found = None if price is None or price not in Prices(given_prices)._given.values() else price
+    assert (None if found is None else found.input) == wanted
 
 
 @pytest.fixture

@@ -47,6 +47,12 @@ RULES = [
     ([], [], "gpt-4o", False),
     (None, [], "gpt-4o", True),
     (None, ["*-preview"], "o1-preview", False),
+    (["openai/gpt-4o*"], [], "openai:gpt-4o", True),
+    (None, ["gpt-4o"], "openai:gpt-4o", False),
+    (None, ["openai/gpt-4o"], "openai:gpt-4o", False),
+    (None, ["openai/gpt-4o*"], "gpt-4o-mini", False),  # nobody knows whose it is
+    (None, ["openai/*"], "gpt-4o", True),
+    (["llama3:8b"], [], "llama3:8b", True),
 ]
 
 
@@ -66,6 +72,40 @@ class Keys:
 
     def verify(self, token: str, *, endpoint: str | None = None) -> ApiKey:
         return ApiKey(id="k", models=self.models)
+
+
+BAD_CAPS = [{"max_tokens": -1}, {"max_tokens": 0}, {"max_tokens": 1.5}, {"max_tokens": "5"},
+            {"n": 0}, {"n": True}]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", BAD_CAPS, ids=str)
+def test_a_cap_that_is_none_is_refused_where_rules_are_set(fields: Any) -> None:
+    """By a layer or by a key's models, around an application or a forwarder."""
+    upstream = Provider("openai", base_url=NOWHERE, api_keys=["k"])
+    for inner in (Inner(), UpstreamForwarder(upstream=upstream)):
+        for app in (ModelAccess(inner, ["*"]), KeyAuth(inner, Keys("*"))):
+            answer = call(app, CHAT, body=chat(**fields), HTTP_AUTHORIZATION="Bearer s")
+            assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+def test_a_form_without_its_model_is_refused_where_rules_are_set() -> None:
+    """It needs exactly one, unless its path is listed as one that needs none."""
+    form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'
+    kind, path = "multipart/form-data; boundary=x", "/v1/images/edits"
+    upstream = Provider("openai", base_url=NOWHERE, api_keys=["k"])
+    for inner in (Inner(), UpstreamForwarder(upstream=upstream)):
+        answer = call(ModelAccess(inner, ["*"]), path, body=form, CONTENT_TYPE=kind)
+        assert (answer.status, answer.code) == (400, "invalid_request")
+        listed = ModelAccess(inner, ["*"], paths=[path])
+        assert call(listed, path, body=form, CONTENT_TYPE=kind).status in (200, 502)
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-4o", "openai:gpt-4o", "gpt-4o"])
+def test_the_model_that_was_let_through_is_told(name: str) -> None:
+    """Around an application nobody else would tell what the request asks for."""
+    environ = call(ModelAccess(Inner(), ["*"]), CHAT, body=chat(name)).environ
+    assert environ["aigw.model"] == "gpt-4o"
+    assert environ.get("aigw.provider") == ("openai" if name != "gpt-4o" else None)
 
 
 def behind_others(app: Any) -> Any:

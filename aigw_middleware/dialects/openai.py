@@ -81,10 +81,19 @@ class _OpenAI(Dialect):
             given, said = "prompt_tokens", "completion_tokens"
         else:
             given, said = "input_tokens", "output_tokens"
+        total = figure(usage, "total_tokens")
+        if given not in usage and said not in usage:
+            # Some tell one sum alone, of what was read (rerank); others no tokens but seconds.
+            return Tokens(total, 0) if "total_tokens" in usage else None
+        taken = figure(usage, given)
         return Tokens(
-            figure(usage, given),
-            figure(usage, said),
-            figure(usage, f"{given}_details", "cached_tokens"),
+            taken,
+            # Some count the reasoning beside the answer, and only the sum has both:
+            # https://docs.x.ai/docs/guides/reasoning
+            max(figure(usage, said), total - taken),
+            # DeepSeek's own name for it: https://api-docs.deepseek.com/guides/kv_cache
+            figure(usage, f"{given}_details", "cached_tokens")
+            or figure(usage, "prompt_cache_hit_tokens"),
             figure(usage, f"{given}_details", "cache_write_tokens"),
             figure(usage, f"{said}_details", "reasoning_tokens"),
         )

@@ -15,7 +15,7 @@ from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.capping import CAP_PATH
 from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
-from ..named_models import form_boundary, named_models, put_in_form
+from ..named_models import NO_MODEL, form_boundary, named_models, put_in_form
 from ..providers import Provider
 from ..usage.prices import Prices
 from .health import health
@@ -211,7 +211,7 @@ class Planner:
         is_auto = chooser is not None and any(model.lower() == AUTO for model in models)
         needs = method == "POST" and path.dialect.takes(path.rest).model
         if needs and not models and chooser is None:
-            raise BodyInvalid("The request's body names no model.")
+            raise BodyInvalid(NO_MODEL)
         if is_auto or (needs and not models):
             named = [model for model in models if model.lower() != AUTO]
             wanted = named or self._all_models(path)

@@ -20,6 +20,7 @@ from ..dialects import PLAIN, client_dialect, spoken
 from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
+from ..providers.catalogue import split_name
 from ..usage.prices import Price, Prices
 from .capping import with_cap, without_cap
 from .grammar import CONCURRENT, REQUESTS, USD, Limit, tokens_of
@@ -78,8 +79,7 @@ class NamedLimits:
         try:
             want = wanted(environ) if self._looks_inside else None
             chosen = [*self._now, *self._late]
-            model = environ.get(MODEL) or (want.model if want else None)
-            provider = environ.get(PROVIDER)
+            provider, model = _asked_for(environ, want)
             price = self._prices.of(provider, model) if self._late else None
             case = _Case(engine, bucket, environ, want, Holding(engine), False, "")
             output = None if want is None else _most_output(chosen, want, price)
@@ -144,12 +144,10 @@ class NamedLimits:
         # Without a forwarder within all that will be known is known: one step, or none. Behind
         # layers of others there may be one, which then reserves anew what depends on the model.
         chosen = self._now if waits else [*self._now, *self._late]
-        model = want.model if want else None
         denial = None
         if chosen:
-            denial = self._hold(
-                case, chosen, environ.get(PROVIDER), model, late=False, again=hands_on
-            )
+            provider, model = _asked_for(environ, want)
+            denial = self._hold(case, chosen, provider, model, late=False, again=hands_on)
         if denial is not None and waits and denial.retry_after:
             # What is reserved late may take longer: nobody is sent away to be refused again.
             wait = self._wait_for_late(engine, bucket) / SECOND
@@ -322,13 +320,20 @@ class _Named:
         """Whether the limit counts a model; one that is not known is counted by all."""
         if self.rules is None or model is None:
             return True
-        if provider is None and "/" in model:
-            provider, _, model = model.partition("/")
+        if provider is None:
+            provider, model = split_name(model)
         if self.rules.allows(provider, model):
             return True
         return (
             provider is None and self.name_rules is not None and self.name_rules.allows(None, model)
         )
+
+
+def _asked_for(environ: WSGIEnvironment, want: Wanted | None) -> tuple[str | None, str | None]:
+    """Return the provider, as far as it is known, and the model that a request asks for."""
+    if PROVIDER in environ and MODEL in environ:
+        return environ[PROVIDER], environ[MODEL]
+    return None, None if want is None else want.model
 
 
 def _label(label: str | None, limit: Limit, *, several: bool) -> str:

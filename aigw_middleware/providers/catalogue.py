@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 BEARER = "authorization"
@@ -126,6 +127,23 @@ CATALOGUE = {
 
 NAMES = {alias: name for name, entry in CATALOGUE.items() for alias in (name, *entry.aliases)}
 """Each name and alias, in lower case, with the name that it stands for."""
+
+_PREFIXED = re.compile(r"([^/:]+)([/:])(.+)").fullmatch
+
+
+def split_name(model: str) -> tuple[str | None, str]:
+    """Return the provider that a model's name begins with, None for none, and the rest of it.
+
+    `openai/gpt-4o` or `openai:gpt-4o`; behind a colon may stand something else (`llama3:8b`,
+    `ft:gpt-4o`), so that before it only the name of a provider in the table is one.
+    """
+    match = _PREFIXED(model)
+    known = None if match is None else NAMES.get(match[1].lower())
+    if match is not None and (known is not None or match[2] == "/"):
+        return known or match[1], match[3]
+    provider, slash, rest = model.partition("/")
+    return (provider, rest) if slash else (None, model)
+
 
 CUSTOM_HEADERS = {"openai": BEARER, "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
 """The header of the key at a custom provider, by its dialect."""

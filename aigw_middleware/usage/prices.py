@@ -13,6 +13,7 @@ from functools import lru_cache
 from operator import mul
 from typing import Any
 
+from ..providers.catalogue import split_name
 from .figures import NANO
 
 MILLION = 10**6
@@ -90,21 +91,29 @@ class Prices:
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"prices: must be a mapping, not {type(given).__name__}")
         self._given = {_name(name): _price(name, pair) for name, pair in (given or {}).items()}
+        # Where nobody knows whose a model is, the dearest that has its name.
+        self._given_anywhere: dict[str, Price] = {}
+        for name, price in self._given.items():
+            model = split_name(name)[1]
+            known = self._given_anywhere.get(model)
+            if known is None or price.output > known.output:
+                self._given_anywhere[model] = price
 
     def of(self, provider: str | None, model: str | None) -> Price | None:
         """Return the price of a model at a provider; None where nobody knows one."""
         if model is None:
             return None
-        named, slash, rest = model.partition("/")
-        names = [model.lower()]
-        if provider:
-            names.insert(0, f"{provider}/{model}".lower())
-        for name in names:
-            if name in self._given:
-                return self._given[name]
-        if slash and provider is None:
-            return _listed(named.lower(), rest.lower())
-        return _listed(provider, model.lower())
+        if model.lower() in self._given and provider is None:
+            return self._given[model.lower()]
+        if provider is None:
+            provider, model = split_name(model)
+        model = model.lower()
+        if provider is None:
+            found = self._given_anywhere.get(model)
+            return _listed(None, model) if found is None else found
+        provider = provider.lower()
+        found = self._given.get(f"{provider}/{model}") or self._given.get(model)
+        return _listed(provider, model) if found is None else found
 
 
 def load() -> None:
@@ -115,7 +124,8 @@ def load() -> None:
 def _name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"prices: {name!r} is no name of a model")
-    return name.lower()
+    provider, model = split_name(name.lower())
+    return model if provider is None else f"{provider}/{model}"
 
 
 def _price(name: object, pair: object) -> Price:
