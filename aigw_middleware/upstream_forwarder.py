@@ -358,14 +358,17 @@ class UpstreamForwarder:
         try:
             left = min(self._timeouts.first_byte, deadline - time.monotonic())
             first = response.read(left)
+            secrets = _secrets(candidate, environ)
+            cleans = response.status >= 400 and bool(secrets)
+            read = self._error_body(response, first, deadline) if cleans else first
             if waiting is not None:
                 waiting.detach()
-            if not first:  # perhaps a read that we have ended ourselves
+            if not first or cleans:  # perhaps a read that we have ended ourselves
                 raise_if_ended(environ, waiting, was_sent=response.status < 400)
-            secrets = _secrets(candidate, environ)
-            if response.status >= 400 and secrets:
+            if cleans:
+                unshown = _unshown(environ)
                 return self._begin_error(
-                    response, candidate, first, started, deadline, secrets, _unshown(environ)
+                    response, candidate, read, started, deadline, secrets, unshown
                 )
         except UpstreamError as error:
             if waiting is not None:
@@ -385,27 +388,30 @@ class UpstreamForwarder:
             response, candidate, reason, headers, first, deadline, stream, started, time.monotonic()
         )
 
+    def _error_body(self, response: Response, first: bytes, deadline: float) -> bytes:
+        """Read an error answer whole, or as much more as shows that it is too long."""
+        body = bytearray(first)
+        while first and len(body) <= _MOST_ERROR_BYTES:
+            data = response.read(min(self._timeouts.idle, deadline - time.monotonic()))
+            if not data:
+                break
+            body += data
+        return bytes(body)
+
+    @staticmethod
     def _begin_error(
-        self,
         response: Response,
         candidate: Candidate,
-        first: bytes,
+        body: bytes,
         started: float,
         deadline: float,
         secrets: list[str],
         unshown: Callable[[int], bytes],
     ) -> _Answer:
-        """Read an error answer whole: what it repeats of our key is taken out."""
-        body = bytearray(first)
-        while len(body) <= _MOST_ERROR_BYTES:
-            left = min(self._timeouts.idle, deadline - time.monotonic())
-            data = response.read(left) if first else b""
-            if not data:
-                break
-            body += data
+        """Begin an error answer that was read whole: what it repeats of our key is taken out."""
         coding = header(response.headers, "content-encoding")
         headers = redact_headers(response.headers, secrets)
-        clean = redact_body(bytes(body), coding, secrets) if body else (b"", False)
+        clean = redact_body(body, coding, secrets) if body else (b"", False)
         if clean is None or len(body) > _MOST_ERROR_BYTES:
             # Its status and headers (`Retry-After`) still tell the client what to do.
             response.close()
@@ -414,7 +420,7 @@ class UpstreamForwarder:
             response = WholeResponse(response.status, response.reason, headers)
         else:
             data, decoded = clean
-            if data != bytes(body):
+            if data != body:
                 headers = _replaced_length(headers, len(data), decoded=decoded)
         stream = is_event_stream(headers)
         reason = _shown_reason(response.reason, secrets)

@@ -85,10 +85,10 @@ def _is_readable(conn: Any) -> bool:
 def _has_head(conn: Any) -> bool:
     """Whether a whole head, or what no head is, or the connection's end has come."""
     peeked = _peek(conn)
-    if peeked is None:
-        return False
-    ahead = _read_ahead(conn)
-    return not peeked or _END in ahead + peeked or len(ahead + peeked) >= _MOST_PEEKED
+    if peeked == b"":
+        return True
+    known = _read_ahead(conn) + (peeked or b"")  # a client may send requests one behind the other
+    return _END in known or len(known) >= _MOST_PEEKED
 
 
 def _read_ahead(conn: Any) -> bytes:

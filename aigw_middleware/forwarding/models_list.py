@@ -22,8 +22,9 @@ from ..errors import BodyInvalid, UpstreamError
 from ..model_rules import MODEL_RULES
 from ..providers import Provider
 from .naming import Aliases, resolve
+from .reading import IDENTITY, read_whole
 from .route import AIPath, provider_candidates
-from .transport import Request, Timeouts, Transport
+from .transport import Request, Transport
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -202,7 +203,7 @@ def _told(
     """Return what a provider tells of its models; None where it does not answer."""
     dialect = provider.dialects[0]
     base = provider.base(dialect)
-    headers = [("Accept", "application/json"), ("Accept-Encoding", "identity")]
+    headers = [("Accept", "application/json"), IDENTITY]
     if dialect == "anthropic":
         headers.append(_ANTHROPIC_VERSION)
     if keys:
@@ -212,7 +213,7 @@ def _told(
         query += ("&" if query else "?") + provider.query
     request = Request("GET", base, f"{base.path}/models{query}", headers, (), 0)
     try:
-        items = _items(_read(request, transport, deadline))
+        items = _items(read_whole(request, transport, deadline, most=_MOST_BYTES))
     except (UpstreamError, BodyInvalid) as error:
         logger.warning("%s does not tell its models: %s", provider.name, error)
         return None
@@ -222,22 +223,6 @@ def _told(
         for name, item in names
         if isinstance(name, str)
     )
-
-
-def _read(request: Request, transport: Transport, deadline: float) -> bytes:
-    timeouts = Timeouts(_PATIENCE, _PATIENCE, _PATIENCE, _PATIENCE, _PATIENCE)
-    response = transport.send(request, timeouts, deadline)
-    try:
-        if response.status != 200:
-            raise BodyInvalid(f"status {response.status}")
-        data = b""
-        while block := response.read(max(0.001, deadline - time.monotonic())):
-            data += block
-            if len(data) > _MOST_BYTES:
-                raise BodyInvalid("the list is too long")
-        return data
-    finally:
-        response.close()
 
 
 def _items(data: bytes) -> list[dict[str, Any]]:

@@ -6,13 +6,16 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from .._addresses import is_loopback
 from .._forks import in_child
 from .._options import several
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, UpstreamError
+
+if TYPE_CHECKING:
+    from ..forwarding.url import BaseURL
 
 MOST_BYTES = 1024 * 1024
 MOST_KEYS = 100
@@ -101,7 +104,8 @@ class RemoteKeySet:
         at_home = parts.hostname == "localhost" or is_loopback(parts.hostname)
         if parts.scheme != "https" and not (parts.scheme == "http" and at_home):
             raise ValueError("jwks_url: must be https; http will do on loopback only")
-        self._url = str(url)
+        self._host = parts.hostname
+        self._base, self._target = _address(str(url))
         self._clock = clock
         self._keys: list[Key] = []
         self._fetched: float | None = None
@@ -123,7 +127,7 @@ class RemoteKeySet:
             self._fetch_once(now, wait=not self._keys)
             found = _matching(self._keys, id_)
         if self._fetched is None or self._clock() - self._fetched >= GOOD_SECONDS:
-            raise StoreUnavailable(f"the key set at {urlsplit(self._url).hostname} is out of reach")
+            raise StoreUnavailable(f"the key set at {self._host} is out of reach")
         return found
 
     def _may_try(self, now: float) -> bool:
@@ -137,7 +141,7 @@ class RemoteKeySet:
             if not self._may_try(now):
                 return
             self._tried = now
-            keys = _fetch(self._url)
+            keys = _fetch(self._base, self._target)
             if keys is not None:
                 self._keys, self._fetched = keys, self._clock()
         finally:
@@ -183,26 +187,34 @@ def _had(keys: KeySet, id_: str | None) -> Sequence[Key]:
         return []
 
 
-def _fetch(url: str) -> list[Key] | None:
-    """Return the keys at `url`, None where they cannot be had in time or read."""
-    import requests
+def _address(url: str) -> tuple[BaseURL, str]:
+    """Return where a URL leads, and what is asked for there.
+
+    Raises:
+        ValueError: it leads nowhere.
+    """
+    from werkzeug.urls import iri_to_uri
+
+    from ..forwarding.url import BaseURL
+
+    parts = urlsplit(iri_to_uri(url))
+    base = BaseURL(f"{parts.scheme}://{parts.netloc}", option="jwks_url")
+    return base, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _fetch(base: BaseURL, target: str) -> list[Key] | None:
+    """Return the keys that are there, None where they cannot be had in time or read."""
+    # With the forwarder's own client, whose deadline holds however slowly the bytes come.
+    from ..forwarding.reading import IDENTITY, read_whole
+    from ..forwarding.transport import Request, shared_transport
 
     deadline = time.monotonic() + FETCH_SECONDS
-    data = bytearray()
+    headers = [("Accept", "application/json"), ("User-Agent", "aigw-middleware"), IDENTITY]
+    request = Request("GET", base, target, headers, (), 0)
     try:
-        with requests.Session() as session:
-            session.trust_env = False
-            with session.get(
-                url, stream=True, timeout=FETCH_SECONDS, allow_redirects=False
-            ) as answer:
-                if answer.status_code != 200:
-                    return None
-                for block in answer.iter_content(16 * 1024):
-                    data += block
-                    if len(data) > MOST_BYTES or time.monotonic() > deadline:
-                        return None
+        data = read_whole(request, shared_transport(), deadline, most=MOST_BYTES)
         return read_jwks(json.loads(data)) or None
-    except (requests.RequestException, OSError, ValueError, RecursionError):
+    except (UpstreamError, ValueError, RecursionError):
         return None
 
 

@@ -601,7 +601,11 @@ def _named(state: State, match: Any, found: re.Match[str]) -> str:
     name = found[1].strip("{}")
     if name.isdigit():
         return (match.group(int(name)) or "") if int(name) <= match.re.groups else ""
-    parts = urlsplit(url_now(state.environ))
+    try:
+        parts = urlsplit(url_now(state.environ))
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # by the client's own `Host`
+        raise EvaluationError("the request's host is none") from None
     if name.startswith("arg_"):
         from urllib.parse import parse_qs
 
@@ -612,8 +616,8 @@ def _named(state: State, match: Any, found: re.Match[str]) -> str:
         "is_args": "?" if parts.query else "",
         "uri": parts.path + (f"?{parts.query}" if parts.query else ""),
         "scheme": parts.scheme,
-        "host": parts.hostname or "",
-        "port": str(parts.port or {"https": 443}.get(parts.scheme, 80)),
+        "host": host,
+        "port": str(port or {"https": 443}.get(parts.scheme, 80)),
         "authority": parts.netloc,
         "user": "",
         "is_user": "",

@@ -44,6 +44,10 @@ class Own(NamedTuple):
         """Send it."""
         discard_unread(environ)
         start_response(status_line(self.status), self.complete(environ))
+        return self.sent(environ)
+
+    def sent(self, environ: WSGIEnvironment) -> list[bytes]:
+        """Return the body as it is sent: none where the status or the method has none."""
         no_body = self.status in (204, 304) or environ.get("REQUEST_METHOD") == "HEAD"
         return [] if no_body or not self.body else [self.body]
 

@@ -519,10 +519,7 @@ class _Held:
         return write if self.replaced is None else lambda data: None
 
     def body(self, environ: WSGIEnvironment) -> list[bytes]:
-        own = self.replaced
-        if own is None or not own.body or environ.get("REQUEST_METHOD") == "HEAD":
-            return []
-        return [own.body]
+        return [] if self.replaced is None else self.replaced.sent(environ)
 
 
 class _MaybeReplaced(Wrapped):

@@ -438,6 +438,21 @@ def test_an_answer_is_overwritten() -> None:
     assert call(policy(app=generator, answers=[kept]), "/x").body == b"onetwo"
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_overwritten_answer_has_no_body_where_its_status_has_none(status: int) -> None:
+    """RFC 9110 §15.3.5: bytes behind such a head would be read as the next answer."""
+    replaced = rule(action("custom-response", status_code=status, body="HTTP/1.1 200 OK"))
+
+    def generator(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "a/b")])
+        yield b"one"
+
+    for app in (Inner(), generator):
+        answer = call(policy(app=app, answers=[replaced]), "/x")
+        assert (answer.status, answer.body) == (status, b"")
+        assert "Content-Length" not in answer.headers
+
+
 def test_answers_are_not_held_back() -> None:
     """With rules for answers a stream's pieces still come one by one."""
     sent = []
@@ -541,6 +556,16 @@ def test_clients_are_sent_elsewhere(from_: str, to: str, location: str) -> None:
     app = policy(rule(action("redirect", from_=from_, to=to)))
     answer = call(app, "/old/x", QUERY_STRING="q=1", HTTP_HOST="h")
     assert (answer.status, answer.headers["Location"]) == (302, location)
+
+
+@pytest.mark.parametrize("host", ["a:b", "a:99999", "[::1"])
+@pytest.mark.parametrize("kind", ["redirect", "url-rewrite"])
+def test_a_host_that_is_none_skips_a_rule(host: str, kind: str) -> None:
+    """Anybody may send it: it is logged and counted, and raises nothing."""
+    app = policy(rule(action(kind, from_="^http://", to="https://$host$uri")))
+    answer = call(app, "/x", HTTP_HOST=host)
+    assert answer.status == 200
+    assert answer.environ["aigw.policy_errors"] == 1
 
 
 def test_what_is_not_found_is_not_redirected() -> None:

@@ -36,10 +36,24 @@ def test_slow_headers_hold_nobody_up_and_are_cut(tmp_path: Path) -> None:
         port = listener.getsockname()[1]
         try:
             assert _ask(port, "/healthz") == 200
+            _send_ahead(port)
             _drip(port, token)
         finally:
             process.terminate()
             process.wait(40)
+
+
+def _send_ahead(port: int) -> None:
+    """Send requests without waiting for answers (RFC 9112 §9.3.2): each is answered in its order."""
+    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    post = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), 20) as sock:
+        sock.sendall(get + get + post + last)
+        data = b""
+        while more := sock.recv(65536):
+            data += more
+    assert data.count(b"HTTP/1.1 200") == 4
 
 
 def _drip(port: int, token: str) -> None:
