@@ -21,6 +21,17 @@ def several(option: str, values: object) -> list[Any]:
     return [*values]
 
 
+def flag(option: str, value: object) -> bool:
+    """Return a value that is True or False; `"no"` would else be taken for yes.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{option}: {value!r} is neither True nor False")
+    return value
+
+
 def application(app: T) -> T:
     """Return a wrapped WSGI application.
 

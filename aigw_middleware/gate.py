@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._options import flag
 from ._responding import with_headers
 from .denial import Denial, refuse
 from .environ import DECISIONS, enter
@@ -49,7 +50,7 @@ class Gate:
         if not callable(app):
             raise ValueError(f"app: {type(app).__name__} is not a WSGI application")
         self.app = app
-        self.enforce = bool(enforce)
+        self.enforce = flag("enforce", enforce)
         self.gate_name = type(self).__name__
         self._passed = Decision(self.gate_name, True, None, "", self.enforce)
 

@@ -99,6 +99,10 @@ def _fold(name: str) -> str:
 
 
 def _read(option: str, changes: Mapping[str, Any] | None) -> _Changes | None:
+    if changes is None:
+        return None
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{option}: must be a mapping of operations")
     if not changes:
         return None
     unknown = set(changes) - set(_OPERATIONS)

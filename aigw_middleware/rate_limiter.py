@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ._addresses import address_of, header_name
+from ._options import flag
 from ._saying import OnceAMinute
 from .counters import Engine, resolve_counters
 from .denial import Denial, store_denial
@@ -103,7 +104,7 @@ class RateLimiter(LimitedGate):
         self._is_free = set(by_text.split("+")) <= {"key", "ip", "global"}
         self._newcomers = Newcomers()
         self._counters = resolve_counters(counters)
-        self._fail_open = fail_open
+        self._fail_open = flag("fail_open", fail_open)
         self._warned = False
         self._said = OnceAMinute(logger)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._headers import is_token
 from ._iterables import Block
+from ._options import flag
 from ._responding import with_headers
 from .body import (
     Body,
@@ -37,6 +38,7 @@ from .environ import (
     KEY,
     KEY_ALIVE,
     MODEL,
+    OVER,
     PROVIDER,
     REDACTED,
     TRIED,
@@ -129,7 +131,7 @@ class UpstreamForwarder:
 
     Args:
         app: where requests go whose path belongs to no AI API; None: this is the end.
-        upstream: a URL, a `Provider`, or several of those in order of preference.
+        upstream: a URL, a `Provider`, or a list of `Provider`s in order of preference.
         api_key: the key for a plain URL, sent in the header of the path's dialect; None for none.
         store: a store, or its URL, that has keys for the providers that were given none, and
             in which usage is booked: a row a request, before its last bytes are handed on. A key
@@ -206,12 +208,12 @@ class UpstreamForwarder:
             _seconds("total_timeout", total_timeout),
             _seconds("stream_timeout", stream_timeout),
         )
-        if not isinstance(max_body_bytes, int) or max_body_bytes < 0:
+        if type(max_body_bytes) is not int or max_body_bytes < 0:
             raise ValueError(f"max_body_bytes: {max_body_bytes!r} is no number of bytes")
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: {strategy!r} is none of {', '.join(STRATEGIES)}")
         self._max_body_bytes = max_body_bytes
-        self._meter = bool(meter)
+        self._meter = flag("meter", meter)
         self._prices = Prices(prices)
         names = read_aliases(aliases)
         self.planner = Planner(
@@ -224,8 +226,10 @@ class UpstreamForwarder:
             prices=self._prices,
         )
         self._models = ModelsList(self._providers, names, self.planner.keys)
-        self._retry_unsafe = bool(retry_unsafe)
-        self._show_attempts = show_attempts
+        self._retry_unsafe = flag("retry_unsafe", retry_unsafe)
+        self._show_attempts = (
+            show_attempts if callable(show_attempts) else flag("show_attempts", show_attempts)
+        )
         self._transport = _transport(transport)
 
     @property
@@ -488,6 +492,8 @@ class UpstreamForwarder:
                 return
             is_over = True
             health.end(answer.candidate)
+            is_last = metering is not None and metering.meter.is_over
+            environ[OVER] = answer.response.done or is_last
             try:
                 if metering is not None:
                     metering.conclude()

@@ -133,6 +133,8 @@ WRONG = [
     pytest.param({"rename": {"X-A": "X-C", "x-a": "X-D"}}, id="one renamed twice"),
     pytest.param({"sett": {"X-A": "1"}}, id="an unknown operation"),
     pytest.param({"set": ["X-A"]}, id="a list where a mapping belongs"),
+    pytest.param(5, id="a number"),
+    pytest.param(["X-A"], id="a list"),
 ]
 
 

@@ -269,6 +269,8 @@ def test_a_fork_leaves_no_lock_behind() -> None:
         ({"name": ""}, "name"),
         ({"counters": "x"}, "counters"),
         ({"counters": 3}, "counters"),
+        ({"fail_open": "no"}, "fail_open"),
+        ({"enforce": "no"}, "enforce"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], named: str) -> None:

@@ -609,6 +609,30 @@ def test_a_stream_that_gets_no_more_ends_cleanly(path: str, limit: str, code: st
         assert charged == 140
 
 
+def test_a_stream_that_has_come_to_its_end_is_whole() -> None:
+    """More than was reserved is known with the last event: it is charged, and nothing is cut off."""
+    events = b"".join(
+        b"data: " + json.dumps(event).encode() + b"\n\n"
+        for event in (
+            {"choices": [{"delta": {"content": "hi"}}]},
+            {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 999}},
+        )
+    )
+    data = events + b"data: [DONE]\n\n"
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    whole = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+    with raw_provider(answering(whole)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        app, counters, _ = limited(UpstreamForwarder(upstream=upstream), "100 output_tokens/min")
+        body = chat(max_tokens=50, stream=True, stream_options={"include_usage": True})
+        answer = call(app, CHAT, body=body)
+    assert answer.body == data
+    assert "aigw.end" not in answer.environ
+    assert used(counters) == {"output_tokens-60s": 999}
+
+
 def test_another_answer_is_not_cut_and_pays() -> None:
     """Without events there is no stream to end: all of it is charged when it is closed."""
 

@@ -1358,6 +1358,10 @@ WRONG = [
     pytest.param({"upstream": "http://h", "idle_timeout": "5"}, "idle_timeout", id="a text"),
     pytest.param({"upstream": "http://h", "total_timeout": float("inf")}, "total_timeout", id="for ever"),
     pytest.param({"upstream": "http://h", "max_body_bytes": -1}, "max_body_bytes", id="a negative size"),
+    pytest.param({"upstream": "http://h", "max_body_bytes": True}, "max_body_bytes", id="no size"),
+    pytest.param({"upstream": "http://h", "meter": "no"}, "meter", id="no flag"),
+    pytest.param({"upstream": "http://h", "retry_unsafe": "no"}, "retry_unsafe", id="no flag either"),
+    pytest.param({"upstream": "http://h", "show_attempts": "no"}, "show_attempts", id="nor that"),
     pytest.param({"upstream": "http://h", "transport": object()}, "transport", id="no adapter"),
     pytest.param({"app": "http://h"}, "app", id="the URL in the place of the app"),
 ]  # fmt: skip

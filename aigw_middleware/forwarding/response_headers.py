@@ -8,7 +8,7 @@ from .._headers import HOP_BY_HOP
 from .http1 import connection_options
 
 # The WSGI server in front writes the first two for itself (gunicorn always does), we the others.
-_OF_OURS = frozenset({"date", "server", "x-aigw-request-id", "x-aigw-code"})
+_OF_OURS = frozenset({"date", "server", "x-aigw-request-id", "x-aigw-code", "x-aigw-attempts"})
 _NEVER_NOMINATED = frozenset({"content-length", "content-type", "close", "keep-alive"})
 
 

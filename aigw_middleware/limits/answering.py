@@ -10,7 +10,7 @@ from .._iterables import Wrapped
 from .._responding import Headers, with_headers
 from ..denial import Denial
 from ..dialects import EVENT_ENDS, client_dialect
-from ..environ import END, UNSEEN, USAGE, request_id
+from ..environ import END, OVER, UNSEEN, USAGE, request_id
 from ..errors import LimitReached
 from .holding import Holding
 
@@ -89,8 +89,9 @@ class HeldAnswer(Wrapped):
             return self._end(refusal("concurrent"), b"")
         data = self._next()
         usage = self._environ.get(USAGE)
-        # Only a stream can be told to end: of another answer all is used when its usage is known.
-        if usage is not None and self._head.is_events:
+        # Only a stream can be told to end: of another answer all is used when its usage is known,
+        # and so it is with the stream's last event.
+        if usage is not None and self._head.is_events and not self._environ.get(OVER):
             unit = self._holding.outgrown_by(usage)
             if unit is not None:
                 return self._end(refusal(unit), data)
