@@ -12,10 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ._options import flag
 from ._paths import PathPatterns
 from .body import put_members
 from .denial import Denial, body_denial
-from .dialects import PLAIN, spoken
+from .dialects import PLAIN, Output, spoken
 from .environ import MODEL, PROVIDER, full_path
 from .errors import BodyError
 from .gate import Gate
@@ -28,8 +29,11 @@ from .providers.catalogue import split_name
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
+    from .splice import Path
+
 _TOO_LONG = "The prompt is longer than the {} tokens that are allowed."
 _TOO_MANY = "The request asks for more answers than the {} tokens that are allowed are enough for."
+_TOO_MUCH = "The request asks for more than the {} tokens that are allowed."
 
 
 class ModelAccess(Gate):
@@ -40,10 +44,13 @@ class ModelAccess(Gate):
         app = ModelAccess(app, ["openai/gpt-4o*", "anthropic/*"], deny=["*-preview"])
 
     Patterns are matched against `provider/model`, and against the model alone, without regard to
-    case; `*` is the one wildcard. A key's own `models` are judged by `KeyAuth` in the same way:
-    both must allow. Where rules are set, an AI path that names no model (`/v1/files`) is refused
-    unless `paths` lists it, and so is a body that cannot be judged (400 `invalid_request`): one
-    that names the model twice, is no JSON, or has a `Content-Encoding`.
+    case; `*` is the one wildcard. Judged is the model that is asked for in the end: by an
+    `UpstreamForwarder` within, before each candidate, also through layers of others. Where nobody
+    knows whose a model is, `deny=["openai/gpt-4o"]` refuses that name of anybody's. A key's own
+    `models` are judged by `KeyAuth` in the same way: both must allow. Where rules are set, an AI
+    path that names no model (`/v1/files`) is refused unless `paths` lists it, and so is a body that
+    cannot be judged (400 `invalid_request`): one that names the model twice, is no JSON, or has a
+    `Content-Encoding`.
 
     Args:
         app: the wrapped WSGI application.
@@ -54,6 +61,7 @@ class ModelAccess(Gate):
             bytes, four a token.
         max_output_tokens: the most that a request may ask for, all of its answers together: put
             in where the client names no cap, and in the place of a larger one.
+        lower_output: False refuses a larger cap, 400 `invalid_request`, and lowers none.
         enforce: False reports in `aigw.decisions`, and refuses and changes nothing.
 
     Raises:
@@ -69,6 +77,7 @@ class ModelAccess(Gate):
         paths: Iterable[str] = (),
         max_input_tokens: int | None = None,
         max_output_tokens: int | None = None,
+        lower_output: bool = True,
         enforce: bool = True,
     ) -> None:
         super().__init__(app, enforce=enforce)
@@ -77,6 +86,7 @@ class ModelAccess(Gate):
         self._paths = PathPatterns("paths", paths)
         self._max_input = _positive("max_input_tokens", max_input_tokens)
         self._max_output = _positive("max_output_tokens", max_output_tokens)
+        self._lowers = flag("lower_output", lower_output)
 
     def judge(self, environ: WSGIEnvironment) -> Denial | None:
         """Return the refusal for what the request asks for, changing nothing."""
@@ -130,22 +140,31 @@ class ModelAccess(Gate):
     def _judge_size(self, environ: WSGIEnvironment) -> Denial | None:
         if self._max_input is not None and text_tokens(environ) > self._max_input:
             return Denial("input_tokens_exceeded", _TOO_LONG.format(self._max_input))
-        if self._max_output is not None:
-            output = wanted_output(environ)
-            if output is not None and output.answers > self._max_output:
-                return Denial("invalid_request", _TOO_MANY.format(self._max_output), param="n")
+        output = None if self._max_output is None else wanted_output(environ)
+        if self._max_output is None or output is None:
+            return None
+        if output.answers > self._max_output:
+            return Denial("invalid_request", _TOO_MANY.format(self._max_output), param="n")
+        too_high = _too_high(output, self._max_output)
+        if too_high and not self._lowers:
+            message = _TOO_MUCH.format(self._max_output)
+            return Denial("invalid_request", message, param=str(too_high[0][-1]))
         return None
 
     def _lower(self, environ: WSGIEnvironment, most: int) -> None:
         output = wanted_output(environ)
         if output is None:
             return
-        each = most // output.answers
         if output.path and (not output.caps or CAP_PATH in environ):  # the client has named none
-            with_cap(environ, output.path, each, self)
+            with_cap(environ, output.path, most // output.answers, self)
             return
-        too_high = [path for path, value in output.caps.items() if value > each]
-        put_members(environ, dict.fromkeys((*too_high, *output.lacking), each))
+        places = (*_too_high(output, most), *output.lacking)
+        put_members(environ, dict.fromkeys(places, most // output.answers))
+
+
+def _too_high(output: Output, most: int) -> list[Path]:
+    """Return where the client's caps are too high, if all answers together get `most` tokens."""
+    return [path for path, value in output.caps.items() if value > most // output.answers]
 
 
 def _tell_model(environ: WSGIEnvironment) -> None:

@@ -49,8 +49,8 @@ class Tracing(Observer):
 
         app = Tracing(app)
 
-    A span a request (`chat gpt-4o`), of kind SERVER, child of the client's, with
-    `gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model`,
+    A span a request (`chat gpt-4o`, or its method where it is no such call), of kind SERVER, child
+    of the client's, with `gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model`,
     `gen_ai.usage.input_tokens`, `gen_ai.usage.output_tokens`, `http.response.status_code` and, of
     a refusal, `error.type`; our own are `aigw.request_id`, `aigw.key_id`, `aigw.attempts` and
     `aigw.end`. The metrics are `gen_ai.client.operation.duration`, `gen_ai.client.token.usage` and
@@ -95,7 +95,8 @@ class Tracing(Observer):
     def begin(self, environ: WSGIEnvironment) -> None:
         """Begin a request's span, and have the provider go on with its trace."""
         parent = propagate.extract(environ, context.get_current(), _ENVIRON)
-        span = self._tracer.start_span(_operation(environ), context=parent, kind=SpanKind.SERVER)
+        name = _operation(environ) or environ.get("REQUEST_METHOD", "HTTP")
+        span = self._tracer.start_span(name, context=parent, kind=SpanKind.SERVER)
         environ[self._span] = span
         propagate.inject(environ, trace.set_span_in_context(span, parent), _ENVIRON)
 
@@ -112,7 +113,8 @@ class Tracing(Observer):
         status, failed = fields["status"] or 0, fields["end"] != "done"
         error = fields["code"] or (str(status) if status >= 400 else None)
         error = error or (fields["end"] if failed else None)
-        span.update_name(f"{operation} {model}" if model else operation)
+        if operation is not None and model:
+            span.update_name(f"{operation} {model}")
         span.set_attributes(
             _known(
                 {
@@ -134,7 +136,7 @@ class Tracing(Observer):
         if status >= 500 or failed:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end()
-        if provider is not None:
+        if provider is not None and operation is not None:
             self._measure(fields, environ, _known({**named, "error.type": error}))
 
     def _measure(
@@ -175,11 +177,12 @@ def _key(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-def _operation(environ: WSGIEnvironment) -> str:
+def _operation(environ: WSGIEnvironment) -> str | None:
+    """Return the operation of the conventions that a request asks for; None for no such one."""
     if spoken(environ)[0] is PLAIN:
-        return "http"
+        return None
     path = full_path(environ).rstrip("/")
-    return next((name for end, name in _OPERATIONS if path.endswith(end)), "http")
+    return next((name for end, name in _OPERATIONS if path.endswith(end)), None)
 
 
 def _known(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,8 @@ class UpstreamForwarder:
     are never sent upstream. No redirects are followed, no cookies kept, no proxy variables or
     netrc read. Answers stream back as they arrive; `Date` and `Server` are left to the WSGI
     server. An answer that breaks off raises, after an error event in an event stream; when the
-    client goes, the connection upstream is closed.
+    client goes, the connection upstream is closed. Where an answer is metered it is asked for in
+    no content coding but gzip and deflate, which can be read.
 
     Refusals: 400 `invalid_request`, 404 `not_found`, 405 `method_not_allowed`, 408
     `request_timeout`, 411 `length_required`, 413 `request_too_large`, 502

@@ -314,10 +314,12 @@ def pinned(master: int) -> list[int]:
     """Put the workers of a server on the last core; return their pids."""
     workers = children(master)
     for pid in workers:
-        pin((os.cpu_count() or 1) - 1, pid)
+        # Each thread has a mask of its own: one that has answered already would roam.
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            pin((os.cpu_count() or 1) - 1, int(thread))
     return workers
 
 
 def pin(core: int, pid: int = 0) -> None:
-    """Keep a process, by default this one, on one core."""
+    """Keep a process or a thread, by default this one, on one core."""
     os.sched_setaffinity(pid, {core})

@@ -45,6 +45,22 @@ def run(*args: str, store: str = "", **options: Any) -> Result:
     return CliRunner(env=env).invoke(aigw, args, **options)
 
 
+def test_a_key_may_be_created_disabled(store_url: str) -> None:
+    """For a client that is to begin later."""
+    token = run("keys", "create", "--disable", store=store_url).stdout.strip()
+    (listed,) = json.loads(run("keys", "list", "--json", store=store_url).stdout)
+    assert listed["disabled"] is True
+    assert open_store(store_url).keys.verify(token) is None
+
+
+def test_a_port_that_there_is_not_is_a_mistake(store_url: str) -> None:
+    """Exit status 2 and the option's name, for either address."""
+    for option in ("--bind", "--admin-bind"):
+        told = run("serve", option, "127.0.0.1:99999", store=store_url)
+        assert told.exit_code == 2
+        assert option in told.output
+
+
 def test_a_key_is_created_listed_shown_and_deleted(store_url: str) -> None:
     """The life of a key by command; the token is printed once, alone on standard output."""
     made = run("keys", "create", "--name", "web", "--limit", "5/min", store=store_url)

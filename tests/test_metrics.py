@@ -212,6 +212,15 @@ def test_a_span_a_request_by_the_genai_conventions() -> None:
     assert points["gen_ai.server.time_to_first_token"][0].count == 1
 
 
+def test_what_is_no_call_of_a_model_is_no_operation() -> None:
+    """The conventions have no name for it: a span by its method, and none of their metrics."""
+    telemetry = Telemetry()
+    call(telemetry.layer(Inner()), "/x")
+    (span,) = telemetry.exporter.get_finished_spans()
+    assert span.name == "GET"
+    assert not [name for name in span.attributes or {} if name.startswith("gen_ai.")]
+
+
 def test_a_refusal_has_its_code_for_a_type() -> None:
     """`error.type` is the code; a client's mistake is no error of the span's."""
     telemetry = Telemetry()

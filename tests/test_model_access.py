@@ -319,6 +319,18 @@ def test_more_answers_than_tokens_are_refused() -> None:
     assert (answer.status, answer.code) == (400, "invalid_request")
 
 
+def test_a_larger_cap_is_refused_on_demand() -> None:
+    """With `lower_output=False` nothing that the client asks for is changed; what is absent is put."""
+    inner = Inner()
+    app = ModelAccess(inner, max_output_tokens=100, lower_output=False)
+    answer = call(app, CHAT, body=chat(n=2, max_tokens=51))
+    assert (answer.status, answer.code) == (400, "invalid_request")
+    assert answer.json["error"]["param"] == "max_tokens"
+    assert call(app, CHAT, body=chat(n=2, max_tokens=50)).status == 200
+    assert call(app, CHAT, body=chat()).status == 200
+    assert json.loads(inner.environs[-1]["wsgi.input"].getvalue())["max_tokens"] == 100
+
+
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     """413, estimated by the body's bytes."""
     app = ModelAccess(Inner(), max_input_tokens=100)

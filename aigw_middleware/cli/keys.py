@@ -110,13 +110,21 @@ def keys() -> None:
     """Create, list, show, change, rotate and delete gateway keys."""
 
 
+_disable_option = click.option(
+    "--disable/--enable", "disabled", default=None, help="Refuse it for now, or not."
+)
+
+
 @keys.command()
 @_field_options
+@_disable_option
 @store_option
 @json_option
-def create(store: Records, as_json: bool, **fields: Any) -> None:
+def create(store: Records, as_json: bool, disabled: bool | None, **fields: Any) -> None:
     """Create a key and print its token, which is shown this once."""
     key, token = store.keys.create(**_given(fields))
+    if disabled:
+        key = store.keys.update(key.id, disabled=True)
     _print_token(key, token, "was created", as_json)
 
 
@@ -162,7 +170,7 @@ def get(id: str, store: Records, as_json: bool) -> None:
 @keys.command()
 @click.argument("id")
 @_field_options
-@click.option("--disable/--enable", "disabled", default=None, help="Refuse it for now, or not.")
+@_disable_option
 @store_option
 @json_option
 def update(id: str, store: Records, as_json: bool, **fields: Any) -> None:

@@ -31,10 +31,26 @@ from .together import together
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+_HIGHEST_PORT = 65_535
+
+
+def _address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse a port that there is not, of which a server would tell with a traceback."""
+    port = (value or "").rpartition(":")[2]
+    if port.isdecimal() and "://" not in (value or "") and int(port) > _HIGHEST_PORT:
+        raise click.BadParameter(f"{value!r}: there is no port {port}")
+    return value
+
 
 @click.command()
 @click.argument("policy", required=False, envvar="AIGW_POLICY", type=click.Path(dir_okay=False))
-@click.option("--bind", default="127.0.0.1:8080", show_default=True, help="Address and port.")
+@click.option(
+    "--bind",
+    default="127.0.0.1:8080",
+    show_default=True,
+    callback=_address,
+    help="Address and port.",
+)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option(
     "--threads",
@@ -80,6 +96,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--admin-bind",
+    callback=_address,
     default=None,
     help="Address of the management API, apart from the gateway's; it needs AIGW_ADMIN_TOKEN.",
 )

@@ -885,6 +885,7 @@ ACTIONS: dict[str, Action] = {
                 "paths": Field(ListOf(Text()), doc="AI paths that name no model"),
                 "max_input_tokens": Field(TOKENS),
                 "max_output_tokens": Field(TOKENS),
+                "lower_output": Field(Boolean(), doc="false refuses a larger cap"),
                 "enforce": _ENFORCE,
             }
         ),
