@@ -50,8 +50,9 @@ _CLIENT_DIALECT = "aigw.client_dialect"
 def dialect_of(path: str, environ: WSGIEnvironment) -> Dialect:
     """Return the dialect of a request for `path`; `PLAIN` where no AI API has that path.
 
-    Gemini's paths: below `/v1beta`, `/v1/models/NAME:VERB`, and below `/v1/models` with a header
-    of its SDK. Anthropic's: `/v1/messages`, and of the paths that it shares with OpenAI
+    Gemini's paths: below `/v1beta`, uploads, `/v1/models/NAME:VERB`, what only Google has below
+    `/v1` (`cachedContents`, ...) and, with a header of its SDK, `/v1/models`, `/v1/files` and
+    `/v1/batches`. Anthropic's: `/v1/messages`, and of the paths that it shares with OpenAI
     (`/v1/models`, `/v1/files`) those asked for with `anthropic-version`, which it requires.
     """
     return _dialect_of(path, _is_google(environ), _VERSION in environ)
@@ -63,19 +64,19 @@ def _is_google(environ: WSGIEnvironment) -> bool:
 
 
 def _dialect_of(path: str, is_google: bool, is_anthropic: bool) -> Dialect:
-    if path.startswith("/v1beta/"):
+    if path.startswith("/v1beta/") or gemini.is_upload(path):
         return GEMINI
     if not path.startswith("/v1/"):
         return PLAIN
     segment, _, rest = path[4:].partition("/")
     if segment in anthropic.SEGMENTS:
         return ANTHROPIC
+    if segment in gemini.SEGMENTS or (segment in gemini.SHARED_SEGMENTS and is_google):
+        return GEMINI
     if segment not in openai.SEGMENTS:
         return PLAIN
-    if segment == "models" and (
-        # A fine-tuned model of OpenAI's has several colons in its name.
-        gemini.is_call(rest) or is_google
-    ):
+    # A fine-tuned model of OpenAI's has several colons in its name.
+    if segment == "models" and gemini.is_call(rest):
         return GEMINI
     if segment in anthropic.SHARED_SEGMENTS and is_anthropic:
         return ANTHROPIC

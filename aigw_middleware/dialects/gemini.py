@@ -34,13 +34,29 @@ _GENERATES = re.compile(
 _BATCHES = re.compile(r"/(?:models|tunedModels)/([^/:]+):batchGenerateContent/?").fullmatch
 
 
+SEGMENTS = frozenset(
+    {
+        "auth_tokens", "cachedContents", "corpora", "fileSearchStores", "interactions",
+        "operations", "tunedModels",
+    }
+)  # fmt: skip
+"""The first segments below `/v1` that only Google has."""
+SHARED_SEGMENTS = frozenset({"batches", "files", "models"})
+"""Those that others have too; a header of Google's SDK tells whose are meant."""
+UPLOADS = ("/upload/v1beta", "/upload/v1")
+"""What stands in the place of `/v1beta` or `/v1` where content is uploaded."""
+is_upload = re.compile(
+    r"/upload/v1(?:beta)?/(?:files|fileSearchStores/[^/:]+:uploadToFileSearchStore)/?"
+).fullmatch
+"""Whether a path is one of https://ai.google.dev/api/files or /api/file-search."""
+
 is_call = re.compile(r"[^/:]+:[A-Za-z]+/?").fullmatch
 """Whether the rest of a path behind `/models/` is `NAME:VERB`."""
 
 
 class _Gemini(Dialect):
     name = "gemini"
-    prefixes = ("/v1beta", "/v1")
+    prefixes = ("/v1beta", "/v1", *UPLOADS)
     # The model is in the path: `/models/NAME:generateContent`.
     model_path = re.compile(r"/(?:models|tunedModels)/([^/:]+)(?::[A-Za-z]+)?/?")
     takes_models = re.compile(r"/openai/(?:chat/completions|embeddings)/?")

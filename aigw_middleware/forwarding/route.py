@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._paths import has_dot_segment
 from ..dialects import PLAIN, Dialect, dialect_of, spoken
+from ..dialects.gemini import UPLOADS
 from ..environ import full_path
 from ..providers.catalogue import BEARER, CUSTOM_HEADERS
 from ..providers.provider import Provider, credential
@@ -23,11 +24,13 @@ class AIPath(NamedTuple):
         dialect: whose it is.
         rest: the path without the prefix that stands for the base URL, unquoted.
         raw: the same as it is sent.
+        uploads: whether it is one of Gemini's uploads, which have a base URL beside the others'.
     """
 
     dialect: Dialect
     rest: str
     raw: str
+    uploads: bool = False
 
 
 class Candidate(NamedTuple):
@@ -77,7 +80,7 @@ def ai_path(environ: WSGIEnvironment) -> AIPath | None:
     prefix = path[: len(path) - len(rest)]
     # An encoded prefix (`/%761/...`) means the same; then the rest is quoted anew.
     raw_rest = raw[len(prefix) :] if raw.startswith(prefix + "/") else quote_path(rest)
-    return AIPath(dialect, rest, raw_rest)
+    return AIPath(dialect, rest, raw_rest, prefix in UPLOADS)
 
 
 def url_candidate(base: BaseURL, api_key: str | None, environ: WSGIEnvironment) -> Candidate:
@@ -124,7 +127,11 @@ def _keyed_candidates(
 ) -> list[Candidate]:
     dialect = path.dialect.name
     base = provider.base(dialect)
-    target = (base.path + path.raw) or "/"
+    below = base.path
+    if path.uploads:
+        before, slash, version = below.rpartition("/")
+        below = f"{before}/upload{slash}{version}"
+    target = (below + path.raw) or "/"
     credentials: list[tuple[tuple[str, str] | None, str]]
     credentials = [(provider.credential(dialect, key), key) for key in keys] or [(None, "")]
     return [
