@@ -17,6 +17,7 @@ from ._options import several
 from .denial import Denial, body_denial
 from .dialects import PLAIN, spoken
 from .errors import BodyError, BodyInvalid
+from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
 from .named_models import NO_MODEL, named_models, needs_model
 from .providers.catalogue import split_name
@@ -152,7 +153,8 @@ def _judge_one(
     model: str | None,
 ) -> Denial | None:
     try:
-        wanted_output(environ)  # a cap that is none is refused, whoever would read it otherwise
+        if CAP_PATH not in environ:  # who has put one in has read the body
+            wanted_output(environ)  # a cap that is none is refused, whoever would read it otherwise
         if model is None and not optional and needs_model(environ):
             raise BodyInvalid(NO_MODEL)
     except BodyError as error:

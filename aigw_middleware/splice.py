@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 _SPACE = " \t\n\r"
 _DECODER = json.JSONDecoder()
+_quoted = json.encoder.encode_basestring_ascii
 
 
 Path = tuple[str | int, ...]
@@ -77,7 +78,7 @@ def _edit(
         if () not in within and text[member.begins] == _bracket(within):
             _edit(text, member.begins, within, edits)
         else:
-            edits.append((member.begins, member.ends, json.dumps(_nested(within))))
+            edits.append((member.begins, member.ends, _written(_nested(within))))
     fresh = {(name, *path): v for name, within in by_name.items() for path, v in within.items()}
     if fresh and text[opening] == "{":
         written = _inserted(fresh, is_followed=bool(members))
@@ -114,8 +115,14 @@ def drop(data: bytes, *path: str) -> bytes:
 
 
 def _inserted(values: Mapping[Path, Any], *, is_followed: bool) -> str:
-    members = json.dumps(_nested(values))[1:-1]
+    members = ", ".join(
+        f"{_quoted(str(name))}: {_written(value)}" for name, value in _nested(values).items()
+    )
     return f"{members}, " if is_followed else members
+
+
+def _written(value: Any) -> str:
+    return str(value) if type(value) is int else json.dumps(value)
 
 
 def _nested(values: Mapping[Path, Any]) -> Any:
