@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -59,3 +59,16 @@ def misnamed(keys: Iterable[str]) -> tuple[str, ...]:
 def header_of(key: str) -> str:
     """Return the header's name for an environ key that begins with `HTTP_`."""
     return key[5:].replace("_", "-").title()
+
+
+def header(headers: Sequence[tuple[str, str]], name: str) -> str:
+    """Return the first value of header `name` (lower case), empty where there is none."""
+    for field, value in headers:  # asked several times for each answer
+        if field.lower() == name:
+            return value
+    return ""
+
+
+def is_event_stream(headers: Sequence[tuple[str, str]]) -> bool:
+    """Whether the body is an event stream (https://html.spec.whatwg.org/#parsing-an-event-stream)."""
+    return header(headers, "content-type").partition(";")[0].strip().lower() == "text/event-stream"

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ._addresses import address_of
+from ._headers import header
 from ._iterables import WHOLE, Wrapped
 from ._options import application
 from ._responding import Headers, with_headers
@@ -115,9 +116,8 @@ class _Entry:
 
         def note(status: str, headers: Headers) -> Headers:
             self._status = int(status[:3])
-            self._code = next(
-                (value for name, value in headers if name.lower() == "x-aigw-code"), None
-            )
+            if self._status >= 400:
+                self._code = header(headers, "x-aigw-code") or None
             return headers
 
         return with_headers(start_response, note)

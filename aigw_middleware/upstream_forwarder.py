@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._headers import is_token
+from ._headers import header, is_event_stream, is_token
 from ._iterables import Block
 from ._options import flag
 from ._responding import with_headers
@@ -69,7 +69,7 @@ from .forwarding.naming import read_aliases
 from .forwarding.planning import Plan, Planner
 from .forwarding.redaction import redact_body, redact_headers
 from .forwarding.request_headers import request_headers
-from .forwarding.response_headers import header, is_event_stream, response_headers
+from .forwarding.response_headers import response_headers
 from .forwarding.route import (
     AIPath,
     Candidate,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.http import parse_date
 
+from .._headers import header
 from ..denial import Denial, body_denial, store_denial
 from ..environ import ATTEMPTS, MODEL, PROVIDER, TRIED, UNSEEN, request_id
 from ..errors import (
@@ -19,7 +20,6 @@ from ..errors import (
 from ..limits.enforcing import RESERVERS
 from .health import Failure, failure_of, health, is_spent
 from .planning import Plan
-from .response_headers import header
 from .route import Candidate
 from .transport import Request, Response, Timeouts, Transport
 

@@ -8,13 +8,13 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from .._headers import header
 from ..body import Body
 from ..dialects import PLAIN, Dialect, Tokens, spoken
 from ..environ import BODY, MODEL, PROVIDER, USAGE
 from ..usage.figures import NANO, Usage
 from ..usage.prices import Prices
 from .meter import BYTES_A_TOKEN, CODINGS, EventMeter, Meter, WholeMeter
-from .response_headers import header
 from .route import AIPath
 
 if TYPE_CHECKING:

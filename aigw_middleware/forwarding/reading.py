@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import zlib
 
+from .._headers import header
 from ..errors import UpstreamBroken
-from .response_headers import header
 from .transport import Request, Timeouts, Transport
 
 IDENTITY = ("Accept-Encoding", "identity")

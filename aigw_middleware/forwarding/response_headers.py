@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from .._headers import HOP_BY_HOP
 from .http1 import connection_options
 
 # The WSGI server in front writes the first two for itself (gunicorn always does), we the others.
 _OF_OURS = frozenset({"date", "server", "x-aigw-request-id", "x-aigw-code", "x-aigw-attempts"})
+_DROPPED = HOP_BY_HOP | _OF_OURS
 _NEVER_NOMINATED = frozenset({"content-length", "content-type", "close", "keep-alive"})
 
 
 def response_headers(headers: list[tuple[str, str]], request_id: str) -> list[tuple[str, str]]:
     """Return the headers for the client, in their order, duplicates kept."""
-    dropped = HOP_BY_HOP | _OF_OURS | (connection_options(headers) - _NEVER_NOMINATED)
-    kept = [header for header in headers if header[0].lower() not in dropped]
-    kept = _one_length(kept)
+    nominated = connection_options(headers) - _NEVER_NOMINATED
+    dropped = _DROPPED | nominated if nominated else _DROPPED
+    kept = _one_length([header for header in headers if header[0].lower() not in dropped])
     kept.append(("X-Aigw-Request-Id", request_id))
     return kept
 
@@ -28,13 +27,3 @@ def _one_length(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         return headers
     kept = [header for header in headers if header[0].lower() != "content-length"]
     return [*kept, ("Content-Length", lengths[0].partition(",")[0].strip(" \t"))]
-
-
-def header(headers: Sequence[tuple[str, str]], name: str) -> str:
-    """Return the first value of header `name` (lower case), empty where there is none."""
-    return next((value for field, value in headers if field.lower() == name), "")
-
-
-def is_event_stream(headers: Sequence[tuple[str, str]]) -> bool:
-    """Whether the body is an event stream (https://html.spec.whatwg.org/#parsing-an-event-stream)."""
-    return header(headers, "content-type").partition(";")[0].strip().lower() == "text/event-stream"

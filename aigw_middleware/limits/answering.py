@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from .._headers import header, is_event_stream
 from .._iterables import Wrapped
 from .._responding import Headers, with_headers
 from ..denial import Denial
@@ -36,12 +37,8 @@ class Head:
 
         def note(status: str, headers: Headers) -> Headers:
             self.status = int(status[:3])
-            names = {name.lower(): value for name, value in headers}
-            kind = names.get("content-type", "").partition(";")[0].strip().lower()
-            self.is_events = (
-                kind == "text/event-stream"
-                and "content-length" not in names
-                and "content-encoding" not in names
+            self.is_events = is_event_stream(headers) and not (
+                header(headers, "content-length") or header(headers, "content-encoding")
             )
             return headers
 

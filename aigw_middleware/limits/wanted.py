@@ -38,6 +38,8 @@ _REFERENCES = frozenset(
 )  # fmt: skip
 _STORED = ("prompt", "audio")
 """What may be stored, or was said before, and is then named by its id."""
+_INLINE = frozenset({"inlineData", "inline_data", "input_audio"})
+"""What holds content that is no text in the body itself."""
 _SUSPECTS = _REFERENCES | set(_STORED)
 
 
@@ -88,7 +90,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
         # Forms (audio, files) and whatever comes next: nobody has looked into them.
         return Wanted(model, CONTEXT, 0, 0)
     body, document = found
-    refers, inline = _refers(document), _has_inline(body.read())
+    refers, inline = _content_of(document, body.read())
     counted = None if inline else _counted(dialect, model, body)
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     output = dialect.output(rest, document)
@@ -137,9 +139,9 @@ def text_tokens(environ: WSGIEnvironment) -> int:
     found = _document(environ)
     if found is None:
         return 0
-    body = found[0]
+    body, document = found
     counted = None
-    if not _has_inline(body.read()):
+    if not _content_of(document, body.read()).inline:
         counted = _counted(spoken(environ).dialect, wanted_model(environ), body)
     return body.size // 4 if counted is None else counted
 
@@ -160,32 +162,31 @@ def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
     return body, body.json()
 
 
-def _has_inline(data: bytes) -> bool:
-    """Whether something that is no text may stand in the body itself.
+class _Content(NamedTuple):
+    """What a body has beside text.
 
-    Such as a picture, which has far fewer tokens than its letters would.
+    Attributes:
+        refers: whether something in it stands for content that is not there.
+        inline: whether something is there that is no text, such as a picture, which has far fewer
+            tokens than its letters would.
     """
-    return (
-        b"base64" in data
-        or b"data:" in data
-        or b"inlineData" in data
-        or b"inline_data" in data
-        or b"input_audio" in data
-    )
+
+    refers: bool
+    inline: bool
 
 
-def _refers(document: Any) -> bool:
-    """Whether something in the body stands for content that is not in it."""
+def _content_of(document: Any, data: bytes) -> _Content:
+    refers, inline = False, b"data:" in data
     left = [document]
-    while left:
+    while left and not (refers and inline):
         value = left.pop()
         if type(value) is dict:  # as JSON is read, and nothing that inherits from it
-            if _is_reference(value):
-                return True
+            refers = refers or _is_reference(value)
+            inline = inline or value.get("type") == "base64" or not _INLINE.isdisjoint(value)
             left += value.values()
         elif type(value) is list:
             left += value
-    return False
+    return _Content(refers, inline)
 
 
 def _is_reference(value: dict[str, Any]) -> bool:

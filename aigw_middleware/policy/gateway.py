@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from .._headers import HOP_BY_HOP, is_token, is_value
+from .._headers import HOP_BY_HOP, header, is_token, is_value
 from .._iterables import Begun
 from .._paths import is_canonical
 from .._responding import with_headers
@@ -542,7 +542,7 @@ class Gateway:
             iterable = Begun(iterable)
         status, headers = head[0], head[1]
         _note(state, status, headers)
-        code = next((value for name, value in headers if name.lower() == "x-aigw-code"), None)
+        code = header(headers, "x-aigw-code") or None
         if int(status[:3]) < 400 or not environ.get(TRIED) or code not in _OF_PROVIDERS:
             start_response(*head)
             return iterable
@@ -610,7 +610,7 @@ def _is_model(value: object) -> bool:
 
 def _note(state: State, status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Leave behind what has become of the request."""
-    code = next((value for name, value in headers if name.lower() == "x-aigw-code"), "")
+    code = header(headers, "x-aigw-code")
     number = int(status[:3])
     state.actions["ai_gateway"] = (
         {"status": "success"}
