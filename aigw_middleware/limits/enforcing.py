@@ -262,7 +262,10 @@ class NamedLimits:
             ]
         if not decision.admitted:
             return _denial(prepared, decision)
+        settles = late or bool(self._late)  # else a request that was counted stays counted
         for (one, demand), mark in zip(prepared, decision.marks, strict=True):
+            if one.limit.unit == REQUESTS and not settles:
+                continue
             is_late = late or (again and one in self._late)
             holding.add(one.limit.unit, demand, mark, price=price, late=is_late)
         if want is not None and uncapped and _bounds_output(prepared):
