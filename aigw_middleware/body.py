@@ -54,12 +54,14 @@ class Body:
     Attributes:
         size: its length in bytes.
         counted: its tokens by encoding, where somebody has counted them.
+        asked: how much text it asks for, by its path in its dialect, where somebody has looked.
     """
 
     def __init__(self, file: IO[bytes], size: int, document: dict[str, Any] | None = None) -> None:
         self._file = file
         self.size = size
         self.counted: dict[str, int] = {}
+        self.asked: dict[str, Any] = {}
         self._json = document
 
     def read(self) -> bytes:

@@ -55,6 +55,7 @@ class Denial:
         param: the field of the body that is wrong, for dialects that name it.
         retryable: False where the client's own retry could bill a request twice.
         gate: the name of the gate whose rule it is, where a forwarder judges by it; else empty.
+        place: the number of that gate's decision in `aigw.decisions`.
     """
 
     code: str
@@ -63,6 +64,7 @@ class Denial:
     param: str | None = None
     retryable: bool = True
     gate: str = ""
+    place: int = -1
 
     @property
     def status(self) -> int:

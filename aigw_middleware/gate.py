@@ -101,11 +101,9 @@ class Gate:
 def refused_within(environ: WSGIEnvironment, denial: Denial) -> None:
     """Tell in the decisions that a gate's rule has refused the request, judged by a forwarder."""
     decisions = environ.get(DECISIONS, ())
-    for number in reversed(range(len(decisions))):
-        if decisions[number].gate == denial.gate:
-            told = {"allowed": False, "code": denial.code, "reason": denial.message}
-            decisions[number] = decisions[number]._replace(**told)
-            return
+    if denial.place < len(decisions) and decisions[denial.place].gate == denial.gate:
+        told = {"allowed": False, "code": denial.code, "reason": denial.message}
+        decisions[denial.place] = decisions[denial.place]._replace(**told)
 
 
 def _reporting(denial: Denial, start_response: StartResponse) -> StartResponse:

@@ -17,14 +17,14 @@ from ._paths import PathPatterns
 from .body import put_members
 from .denial import Denial, body_denial
 from .dialects import PLAIN, Output, spoken
-from .environ import MODEL, PROVIDER, full_path
+from .environ import DECISIONS, MODEL, PROVIDER, full_path
 from .errors import BodyError
 from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
 from .limits.wanted import text_tokens, wanted_output
 from .model_rules import MODEL_RULES, ModelRules, has_final_judge, judge_models
 from .named_models import named_models
-from .providers.catalogue import split_name
+from .providers.catalogue import readings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -60,7 +60,8 @@ class ModelAccess(Gate):
         max_input_tokens: a longer prompt is 413 `input_tokens_exceeded`; estimated by the body's
             bytes, four a token.
         max_output_tokens: the most that a request may ask for, all of its answers together: put
-            in where the client names no cap, and in the place of a larger one.
+            in where the client names no cap, and in the place of a larger one; of a batch, for
+            each of its requests.
         lower_output: False refuses a larger cap, 400 `invalid_request`, and lowers none.
         enforce: False reports in `aigw.decisions`, and refuses and changes nothing.
 
@@ -98,7 +99,7 @@ class ModelAccess(Gate):
         if denial is None and self.enforce and self._max_output is not None:
             self._lower(environ, self._max_output)
         if denial is None and self._rules is not None and not has_final_judge(self.app):
-            _tell_model(environ)
+            _tell_model(environ, self._rules)
         return denial
 
     def _judge(self, environ: WSGIEnvironment, *, hand_on: bool) -> Denial | None:
@@ -107,7 +108,7 @@ class ModelAccess(Gate):
         if spoken(environ)[0] is PLAIN:
             if hand_on:
                 # A layer within may have it ask for an AI path: then it is judged there.
-                rule = partial(self._judge_within, environ)
+                rule = partial(self._judge_within, len(environ.get(DECISIONS, ())))
                 environ.setdefault(MODEL_RULES, []).append(rule)
             return None
         try:
@@ -125,7 +126,7 @@ class ModelAccess(Gate):
         )
 
     def _judge_within(
-        self, environ: WSGIEnvironment, provider: str | None, model: str | None
+        self, place: int, environ: WSGIEnvironment, provider: str | None, model: str | None
     ) -> Denial | None:
         """Judge what is forwarded in the end, and lower its cap; a rule for the forwarder."""
         try:
@@ -135,7 +136,7 @@ class ModelAccess(Gate):
                 self._lower(environ, self._max_output)
         except BodyError as error:
             denial = body_denial(error)
-        return None if denial is None else replace(denial, gate=self.gate_name)
+        return None if denial is None else replace(denial, gate=self.gate_name, place=place)
 
     def _judge_size(self, environ: WSGIEnvironment) -> Denial | None:
         if self._max_input is not None and text_tokens(environ) > self._max_input:
@@ -143,9 +144,9 @@ class ModelAccess(Gate):
         output = None if self._max_output is None else wanted_output(environ)
         if self._max_output is None or output is None:
             return None
-        if output.answers > self._max_output:
+        if _together(output) > self._max_output:
             return Denial("invalid_request", _TOO_MANY.format(self._max_output), param="n")
-        too_high = _too_high(output, self._max_output)
+        too_high = [] if CAP_PATH in environ else _too_high(output, self._max_output)
         if too_high and not self._lowers:
             message = _TOO_MUCH.format(self._max_output)
             return Denial("invalid_request", message, param=str(too_high[0][-1]))
@@ -155,24 +156,33 @@ class ModelAccess(Gate):
         output = wanted_output(environ)
         if output is None:
             return
-        if output.path and (not output.caps or CAP_PATH in environ):  # the client has named none
-            with_cap(environ, output.path, most // output.answers, self)
+        each = most // _together(output)
+        if output.batch is None and (not output.caps or CAP_PATH in environ):
+            with_cap(environ, output.path, each, self)  # the client has named none
             return
-        places = (*_too_high(output, most), *output.lacking)
-        put_members(environ, dict.fromkeys(places, most // output.answers))
+        lacking = () if output.batch is None else output.batch.lacking
+        put_members(environ, dict.fromkeys((*_too_high(output, most), *lacking), each))
+
+
+def _together(output: Output) -> int:
+    """Return how many answers a request asks for; of a batch, the request that asks for most."""
+    return output.answers if output.batch is None else output.batch.together
 
 
 def _too_high(output: Output, most: int) -> list[Path]:
-    """Return where the client's caps are too high, if all answers together get `most` tokens."""
-    return [path for path, value in output.caps.items() if value > most // output.answers]
+    """Return where the client's caps are too high, if a request's answers get `most` together."""
+    each = most // _together(output)
+    return [path for path, value in output.caps.items() if value > each]
 
 
-def _tell_model(environ: WSGIEnvironment) -> None:
+def _tell_model(environ: WSGIEnvironment, rules: ModelRules) -> None:
     """Leave in the environ which model was let through; a forwarder, if one comes, knows better."""
     dialect, _, rest = spoken(environ)
     models = () if dialect is PLAIN else named_models(environ, dialect, rest)
     if models:
-        provider, environ[MODEL] = split_name(models[0])
+        meanings = readings(models[0])
+        allowed = (meaning for meaning in meanings if rules.allows(*meaning))
+        provider, environ[MODEL] = next(allowed, meanings[0])
         if provider is not None:
             environ[PROVIDER] = provider
 

@@ -16,20 +16,25 @@ from typing import TYPE_CHECKING
 from ._options import several
 from .denial import Denial, body_denial
 from .dialects import PLAIN, spoken
+from .environ import DECISIONS
 from .errors import BodyError, BodyInvalid
 from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
 from .named_models import NO_MODEL, named_models, needs_model
-from .providers.catalogue import split_name
+from .providers.catalogue import readings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 MODEL_RULES = "aigw.model_rules"
-"""list of callables `(provider, model) -> Denial | None`, judged by the forwarder before each
-attempt; `model` is None on a path that names none."""
+"""list of callables `(environ, provider, model) -> Denial | None`, judged by the forwarder before
+each attempt; `model` is None on a path that names none. They hold no environ: a request's memory
+is free when it is over, not when garbage is collected."""
 
-ModelRule = Callable[[str | None, str | None], Denial | None]
+NOT_ALLOWED = Denial(
+    "model_not_allowed", "The model is not allowed for this key or gateway.", param="model"
+)
+ModelRule = Callable[["WSGIEnvironment", str | None, str | None], Denial | None]
 
 
 class ModelRules:
@@ -58,23 +63,25 @@ class ModelRules:
 
     def allows(self, provider: str | None, model: str) -> bool:
         """Whether `model` may be used, as it will be asked for; whose it is may not be known."""
-        names = {model.lower()}
-        if provider:
-            names.add(f"{provider}/{model}".lower())
-        elif _matches(self._deny_names, names):
-            return False
-        if _matches(self._deny, names):
-            return False
-        return self._allow is None or _matches(self._allow, names)
+        names = _names(provider, model)
+        return not self._denies(provider, names) and (
+            self._allow is None or _matches(self._allow, names)
+        )
+
+    def denies(self, provider: str | None, model: str) -> bool:
+        """Whether `model` is one of those that may not be used, whatever else is allowed."""
+        return self._denies(provider, _names(provider, model))
+
+    def _denies(self, provider: str | None, names: set[str]) -> bool:
+        return _matches(self._deny, names) or (
+            provider is None and _matches(self._deny_names, names)
+        )
 
     def judge(self, provider: str | None, model: str | None) -> Denial | None:
         """Return the refusal for `model` of `provider`; a request without a model is refused."""
         if model is None:
             return Denial("model_not_allowed", "This path names no model and is not allowed.")
-        if not self.allows(provider, model):
-            message = "The model is not allowed for this key or gateway."
-            return Denial("model_not_allowed", message, param="model")
-        return None
+        return None if self.allows(provider, model) else NOT_ALLOWED
 
 
 def _compile(option: str, patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
@@ -86,6 +93,13 @@ def _pattern(option: str, pattern: object) -> re.Pattern[str]:
         raise ValueError(f"{option}: {pattern!r} is no pattern of a model's name")
     parts = re.split(r"\*+", pattern.lower())
     return re.compile(".*".join(map(re.escape, parts)))
+
+
+def _names(provider: str | None, model: str) -> set[str]:
+    names = {model.lower()}
+    if provider:
+        names.add(f"{provider}/{model}".lower())
+    return names
 
 
 def _matches(patterns: Iterable[re.Pattern[str]], names: set[str]) -> bool:
@@ -115,7 +129,8 @@ def judge_models(
         optional: whether a request that names no model is let through.
     """
     if hand_on:
-        rule = partial(_judge_final, rules, environ, gate, optional)
+        place = len(environ.get(DECISIONS, ()))
+        rule = partial(_judge_final, rules, (gate, place), optional)
         environ.setdefault(MODEL_RULES, []).append(rule)
         if has_final_judge(app):
             return None
@@ -127,22 +142,34 @@ def judge_models(
     except BodyError as error:
         return body_denial(error)
     # Which of them will be asked for nobody here can tell: each has to be allowed.
-    named = map(split_name, models) if models else [(None, None)]
-    found = (_judge_one(rules, environ, optional, *one) for one in named)
+    found = (_judge_named(rules, environ, optional, model) for model in models or [None])
     return next((denial for denial in found if denial is not None), None)
+
+
+def _judge_named(
+    rules: ModelRules, environ: WSGIEnvironment, optional: bool, name: str | None
+) -> Denial | None:
+    """Judge a model by what its name may mean: one meaning allows it, and one denies it."""
+    if name is None:
+        return _judge_one(rules, environ, optional, None, None)
+    meanings = readings(name)
+    if any(rules.denies(*meaning) for meaning in meanings):
+        return _judge_one(rules, environ, optional, *meanings[0]) or NOT_ALLOWED
+    denials = [_judge_one(rules, environ, optional, *meaning) for meaning in meanings]
+    return None if None in denials else denials[0]
 
 
 def _judge_final(
     rules: ModelRules,
-    environ: WSGIEnvironment,
-    gate: str,
+    told_by: tuple[str, int],
     optional: bool,
+    environ: WSGIEnvironment,
     provider: str | None,
     model: str | None,
 ) -> Denial | None:
     """Judge what a forwarder will ask for; the gate's rule speaks."""
     denial = _judge_one(rules, environ, optional, provider, model)
-    return None if denial is None else replace(denial, gate=gate)
+    return None if denial is None else replace(denial, gate=told_by[0], place=told_by[1])
 
 
 def _judge_one(

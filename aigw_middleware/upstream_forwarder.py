@@ -63,6 +63,7 @@ from .forwarding.health import health
 from .forwarding.metering import (
     Metering,
     metering_of,
+    with_codings_read,
 )
 from .forwarding.models_list import ModelsList
 from .forwarding.naming import read_aliases
@@ -296,6 +297,8 @@ class UpstreamForwarder:
             candidate = url_candidate(self._url, self._api_key, environ)
             body, length = _streamed_body(environ, self._max_body_bytes)
             headers = request_headers(environ, provider=False)
+            if self._meter and path is not None and method == "POST":
+                headers = with_codings_read(headers)
             return Plan(method, [candidate], query(environ), headers, body, length)
         if path is None:
             return Denial("not_found", "No AI API has this path.")
@@ -494,7 +497,7 @@ class UpstreamForwarder:
             is_over = True
             health.end(answer.candidate)
             is_last = metering is not None and metering.meter.is_over
-            environ[OVER] = answer.response.done or is_last
+            environ[OVER] = answer.response.done or is_last or OVER in environ
             try:
                 if metering is not None:
                     metering.conclude()

@@ -56,9 +56,10 @@ def test_a_key_may_be_created_disabled(store_url: str) -> None:
 def test_a_port_that_there_is_not_is_a_mistake(store_url: str) -> None:
     """Exit status 2 and the option's name, for either address."""
     for option in ("--bind", "--admin-bind"):
-        told = run("serve", option, "127.0.0.1:99999", store=store_url)
-        assert told.exit_code == 2
-        assert option in told.output
+        for port in ("99999", "abc", "-1", ""):
+            told = run("serve", option, f"127.0.0.1:{port}", store=store_url)
+            assert told.exit_code == 2
+            assert option in told.output
 
 
 def test_a_key_is_created_listed_shown_and_deleted(store_url: str) -> None:

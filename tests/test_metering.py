@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import genai_prices
 import openai
 import pytest
 from google import genai
@@ -34,7 +35,7 @@ from aigw_middleware.forwarding.meter import EventMeter, WholeMeter
 from aigw_middleware.forwarding.stream import ForwardedBody, WholeResponse
 from aigw_middleware.splice import put, put_all
 from aigw_middleware.testing import StandInProvider, serving
-from aigw_middleware.usage.prices import Prices
+from aigw_middleware.usage.prices import Prices, _listed
 
 from .support import CHAT, RawRequest, answering, call, make_environ, raw_provider, three_providers
 
@@ -251,7 +252,7 @@ def test_a_provider_that_refuses_to_be_asked_is_not() -> None:
 def test_a_stream_passes_however_it_is_cut(cuts: list[int], hides: bool) -> None:
     """Cut anywhere, the bytes are the provider's but for the one event, and the figures the same."""
     data = streamed_body(FIRST, {"choices": []}, LAST, b"[DONE]") + b": comment\n\ndata: torn"
-    meter = EventMeter(DIALECTS["openai"], "", hides_usage=hides, told=lambda tokens: None)
+    meter = EventMeter(DIALECTS["openai"], "", hides_usage=hides, told=lambda tokens, over: None)
     out, rest = b"", data
     for size in cuts:
         out += meter.feed(rest[:size])
@@ -268,7 +269,7 @@ def test_a_stream_passes_however_it_is_cut(cuts: list[int], hides: bool) -> None
 def test_nothing_crashes_a_meter(data: bytes, coding: str) -> None:
     """Whatever a provider sends, it passes."""
     for dialect in DIALECTS.values():
-        events = EventMeter(dialect, coding, hides_usage=False, told=lambda tokens: None)
+        events = EventMeter(dialect, coding, hides_usage=False, told=lambda tokens, over: None)
         assert events.feed(data) + events.finish() == data
         document = WholeMeter(dialect, coding)
         assert document.feed(data) + document.finish() == data
@@ -317,21 +318,38 @@ def test_an_answer_that_is_nested_too_deeply_to_be_read_passes(streams: bool) ->
     assert "aigw.usage" not in answer.environ
 
 
+@pytest.mark.parametrize("fails_for", ["every figure", "large figures"])
 def test_a_table_of_prices_that_fails_loses_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fails_for: str,
 ) -> None:
-    """The tokens are booked, without a cost, and the operator is told."""
+    """The operator is told; the tokens are booked, a slot is given back, the next one is served."""
+    calculate = genai_prices.calc_price
+    model = f"gemini-2.5-pro-{'x' if fails_for == 'every figure' else 'preview-05-06'}"
 
-    def fails(self: Prices, provider: str | None, model: str | None) -> None:
-        raise ArithmeticError("a bug of somebody's")
+    def fails(usage: Any, **named: Any) -> Any:
+        if fails_for == "every figure" or usage.input_tokens % 1000:
+            raise RuntimeError("a bug of somebody's")
+        return calculate(usage, **named)
 
-    monkeypatch.setattr(Prices, "of", fails)
+    monkeypatch.setattr(genai_prices, "calc_price", fails)
+    _listed.cache_clear()
     store = open_store(f"sqlite:///{tmp_path}/aigw.db")
-    answer = ask(whole({"usage": CHAT_USAGE}), CHAT, MODEL, store=store)
-    assert answer.status == 200
+    usage = {"promptTokenCount": 20, "candidatesTokenCount": 30}
+    limits = ["5 usd/day", "1 concurrent"] if fails_for == "large figures" else ["1 concurrent"]
+    with raw_provider(answering(whole({"usageMetadata": usage}), keep=True)) as provider:
+        upstream = Provider("google", base_url=provider.url, api_keys=[KEY])
+        forwarder = UpstreamForwarder(upstream=upstream, store=store)
+        app = RateLimiter(forwarder, limits, by="global")
+        path = f"/v1beta/models/{model}:generateContent"
+        statuses = [call(app, path, body=b'{"contents": []}').status for _ in range(2)]
+    _listed.cache_clear()
+    assert statuses == [200, 200]
     (row,) = store.usage.totals()
-    assert (row["input_tokens"], row["cost"]) == (20, None)
-    assert "the cost of openai/gpt-4o cannot be told" in caplog.text
+    assert (row["requests"], row["input_tokens"]) == (2, 40)
+    assert "a bug of somebody's" in caplog.text
 
 
 def test_a_body_whose_end_fails_lets_go_of_its_connection() -> None:
@@ -369,6 +387,13 @@ def test_a_body_whose_end_fails_lets_go_of_its_connection() -> None:
 )
 def test_no_coding_is_asked_for_that_no_meter_reads(asked: str, sent: str) -> None:
     """A client cannot choose by `Accept-Encoding` that nobody counts what it uses."""
+    url_only = UpstreamForwarder  # also in front of a plain URL, whose answers are metered too
+    with raw_provider(answering(whole({"usage": CHAT_USAGE}))) as provider:
+        call(
+            url_only(upstream=provider.url), CHAT, body=json.dumps(MODEL).encode(),
+            HTTP_ACCEPT_ENCODING=asked,
+        )  # fmt: skip
+    assert provider.requests[0].headers["accept-encoding"] == sent
     metered, unmetered = (
         ask(whole({"usage": CHAT_USAGE}), CHAT, MODEL, HTTP_ACCEPT_ENCODING=asked, **options)
         .sent[0]
@@ -390,7 +415,7 @@ def test_an_event_in_many_pieces_is_looked_through_once(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(meter_module, "_END", counted)
     event = b'data: {"b64": "' + b"x" * 1_000_000 + b'"}\n\n'
-    meter = EventMeter(DIALECTS["openai"], "", hides_usage=True, told=lambda tokens: None)
+    meter = EventMeter(DIALECTS["openai"], "", hides_usage=True, told=lambda tokens, over: None)
     out = b"".join(meter.feed(event[at : at + 1400]) for at in range(0, len(event), 1400))
     assert out == event
     assert looked < 3 * len(event)
@@ -480,7 +505,7 @@ MIMICS = [
 @pytest.mark.parametrize(("dialect", "event"), MIMICS)
 def test_what_a_client_may_have_echoed_ends_nothing(dialect: str, event: Any) -> None:
     """Only an event's own type says that it is the last one."""
-    meter = EventMeter(DIALECTS[dialect], "", hides_usage=False, told=lambda tokens: None)
+    meter = EventMeter(DIALECTS[dialect], "", hides_usage=False, told=lambda tokens, over: None)
     meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
     assert meter.is_over is False
 
@@ -559,6 +584,9 @@ PRICED = [
     ({"openai/gpt-4o": (250, 250), "gpt-4o": (1, 1)}, "azure", "gpt-4o", 1),
     ({"openai/gpt-4o": (250, 250)}, "azure", "gpt-4o", None),
     ({"mine/llama3:8b": (5, 5)}, None, "llama3:8b", 5),
+    ({"mistral:7b": (5, 5)}, None, "mistral:7b", 5),
+    ({"mistral:7b": (5, 5)}, "ollama", "mistral:7b", 5),
+    ({"x-ai/grok-zz": (3, 15)}, "openrouter", "x-ai/grok-zz", 3),
 ]
 
 

@@ -53,6 +53,11 @@ RULES = [
     (None, ["openai/gpt-4o*"], "gpt-4o-mini", False),  # nobody knows whose it is
     (None, ["openai/*"], "gpt-4o", True),
     (["llama3:8b"], [], "llama3:8b", True),
+    (["mistral:7b"], [], "mistral:7b", True),  # a model of Ollama's, and a provider's name
+    (None, ["mistral:7b"], "mistral:7b", False),
+    (["*"], ["openai:gpt-4o"], "openai:gpt-4o", False),
+    (["xai/*"], [], "x-ai/grok-4", True),
+    (None, ["xai/grok-4"], "x-ai/grok-4", False),
 ]
 
 
@@ -133,6 +138,23 @@ def test_the_final_model_is_judged_behind_layers_of_others_too(around: Any) -> N
         answer = call(guarded, CHAT, body=chat("fast"), HTTP_AUTHORIZATION="Bearer s")
         assert answer.code == "model_not_allowed"
         assert not second.requests
+
+
+def test_of_two_gates_of_one_kind_the_one_that_refuses_is_told() -> None:
+    """The other one, which only reports and has nothing to say, stays as it is."""
+    forwarder = UpstreamForwarder(upstream=Provider("openai", base_url=NOWHERE, api_keys=["k"]))
+    app = ModelAccess(ModelAccess(forwarder, ["*"], enforce=False), deny=["gpt-4o"])
+    decisions = call(app, CHAT, body=chat()).environ["aigw.decisions"]
+    assert [(one.allowed, one.enforced) for one in decisions] == [(False, True), (True, False)]
+
+
+def test_a_body_that_the_forwarder_takes_is_judged() -> None:
+    """Rules set no bound of their own."""
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        forwarder = UpstreamForwarder(upstream=upstream, max_body_bytes=2**26)
+        body = chat(prompt="x" * 33 * 2**20)
+        assert call(ModelAccess(forwarder, ["gpt-4o"]), CHAT, body=body).status == 200
 
 
 def test_a_rule_that_is_judged_by_the_forwarder_is_told_of_as_its_gates() -> None:
@@ -280,11 +302,11 @@ CAPPED = [
      {"generationConfig": {"maxOutputTokens": 100, "topK": 1}}),
     (GEMINI, {}, {"generationConfig": {"maxOutputTokens": 100}}),
     ("/v1/embeddings", {"input": "x"}, {"input": "x"}),
-    ("/v1/messages/batches", claude_batch(5000, 20, 40), claude_batch(33, 20, 33)),
+    ("/v1/messages/batches", claude_batch(5000, 20, 140), claude_batch(100, 20, 100)),
     (BATCH, gemini_batch({"maxOutputTokens": 900}, {"topK": 1}, {"maxOutputTokens": 9}),
-     gemini_batch({"maxOutputTokens": 33}, {"maxOutputTokens": 33, "topK": 1}, {"maxOutputTokens": 9})),
+     gemini_batch({"maxOutputTokens": 100}, {"maxOutputTokens": 100, "topK": 1}, {"maxOutputTokens": 9})),
     (BATCH, gemini_batch({"candidateCount": 3}, None), gemini_batch(
-        {"candidateCount": 3, "maxOutputTokens": 25}, {"maxOutputTokens": 25})),
+        {"candidateCount": 3, "maxOutputTokens": 33}, {"maxOutputTokens": 33})),
 ]  # fmt: skip
 
 
@@ -329,6 +351,8 @@ def test_a_larger_cap_is_refused_on_demand() -> None:
     assert call(app, CHAT, body=chat(n=2, max_tokens=50)).status == 200
     assert call(app, CHAT, body=chat()).status == 200
     assert json.loads(inner.environs[-1]["wsgi.input"].getvalue())["max_tokens"] == 100
+    limited = RateLimiter(app, "100000 tokens/min")  # which puts in a larger one of its own
+    assert call(limited, CHAT, body=chat()).status == 200
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -609,27 +610,49 @@ def test_a_stream_that_gets_no_more_ends_cleanly(path: str, limit: str, code: st
         assert charged == 140
 
 
-def test_a_stream_that_has_come_to_its_end_is_whole() -> None:
-    """More than was reserved is known with the last event: it is charged, and nothing is cut off."""
-    events = b"".join(
-        b"data: " + json.dumps(event).encode() + b"\n\n"
-        for event in (
-            {"choices": [{"delta": {"content": "hi"}}]},
-            {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 999}},
+LAST_EVENTS = [
+    (CHAT, [{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 999}}, "[DONE]"]),
+    ("/v1/responses", [{"type": "response.completed", "response": {
+        "usage": {"input_tokens": 9, "output_tokens": 999}}}]),
+    ("/v1/messages", [{"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+                       "usage": {"input_tokens": 9, "output_tokens": 999}}, {"type": "message_stop"}]),
+    ("/v1beta/models/g:streamGenerateContent", [{
+        "candidates": [{"finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 999}}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "events"), LAST_EVENTS)
+def test_a_stream_that_has_come_to_its_end_is_whole(path: str, events: list[Any]) -> None:
+    """More than was reserved is known at its end: it is charged, and nothing is cut off."""
+    told = [event if isinstance(event, str) else json.dumps(event) for event in events]
+    pieces = [f"data: {text}\n\n".encode() for text in ('{"a": 1}', *told)]
+
+    def apart(connection: socket.socket, request: Any) -> None:
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
-    )
-    data = events + b"data: [DONE]\n\n"
-    head = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    whole = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
-    with raw_provider(answering(whole)) as provider:
-        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        for piece in pieces:
+            asked.acquire(timeout=20)  # the client has the last one
+            connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        connection.sendall(b"0\r\n\r\n")
+
+    asked = threading.Semaphore(1)
+    with raw_provider(apart) as provider:
+        name = {"/v1/messages": "anthropic"}.get(path, "google" if "v1beta" in path else "openai")
+        upstream = Provider(name, base_url=provider.url, api_keys=["k"])
         app, counters, _ = limited(UpstreamForwarder(upstream=upstream), "100 output_tokens/min")
-        body = chat(max_tokens=50, stream=True, stream_options={"include_usage": True})
-        answer = call(app, CHAT, body=body)
-    assert answer.body == data
-    assert "aigw.end" not in answer.environ
+        fields = {"max_tokens": 50, "stream": True, "stream_options": {"include_usage": True}}
+        fields |= {"max_output_tokens": 50, "generationConfig": {"maxOutputTokens": 50}}
+        environ = make_environ(path, body=chat(**fields))
+        body = b""
+        iterable: Any = app(environ, lambda *args: lambda data: None)
+        for data in iterable:
+            body += data
+            asked.release()
+        iterable.close()
+    assert body == b"".join(pieces)
+    assert "aigw.end" not in environ
     assert used(counters) == {"output_tokens-60s": 999}
 
 
@@ -851,7 +874,7 @@ def test_a_picture_in_the_body_is_not_refused_for_ever() -> None:
 
 OUTPUTS = [
     ("/v1/messages/batches",
-     {"requests": [{"params": {"model": "c", "max_tokens": 100}}, {"params": {"max_tokens": 50}}]}, 200),
+     {"requests": [{"params": {"model": "c", "max_tokens": 100}}, {"params": {"max_tokens": 50}}]}, 150),
     ("/v1/completions", {"prompt": ["a", "b", "c"], "max_tokens": 40}, 120),
     ("/v1beta/models/g:generateContent",
      {"generation_config": {"maxOutputTokens": 1}, "generationConfig": {"maxOutputTokens": 60}}, 60),
@@ -919,6 +942,35 @@ BATCHES = {
 }
 
 
+def gemini_batch(*caps: int | None) -> bytes:
+    requests = [
+        {"request": {} if cap is None else {"generationConfig": {"maxOutputTokens": cap}}}
+        for cap in caps
+    ]
+    return json.dumps({"batch": {"inputConfig": {"requests": {"requests": requests}}}}).encode()
+
+
+def test_a_request_of_a_batch_without_a_cap_gets_what_is_reserved_for_it() -> None:
+    """Beside those that name one, which are reserved as they are."""
+    path = "/v1beta/models/g:batchGenerateContent"
+    app = App(None)
+    limiter, counters, _ = limited(app, "10000 output_tokens/min")
+    assert call(limiter, path, body=gemini_batch(65_536, None)).status == 400
+    assert call(limiter, path, body=gemini_batch(4000, None, None)).status == 200
+    assert used(counters) == {"output_tokens-60s": 10_000}
+    (sent,) = app.bodies
+    requests = sent["batch"]["inputConfig"]["requests"]["requests"]
+    caps = [one["request"]["generationConfig"]["maxOutputTokens"] for one in requests]
+    assert caps == [4000, 3000, 3000]
+
+
+def test_a_batch_has_a_bound() -> None:
+    """Of more requests than a vendor takes none is looked at."""
+    limiter, _, _ = limited(App(None), "10000 output_tokens/min")
+    body = json.dumps({"requests": [0] * 100_001}).encode()
+    assert call(limiter, "/v1/messages/batches", body=body).status == 400
+
+
 @pytest.mark.parametrize("path", BATCHES)
 def test_a_batch_is_reserved_for_all_of_its_requests(path: str) -> None:
     """Three answers of 5,000 tokens never fit 10,000, and take all of 15,000."""
@@ -944,6 +996,32 @@ def test_what_depends_on_the_model_is_counted_for_the_one_that_is_asked(around: 
     counts = used(counters)
     assert counts["requests-3600s"] == 1  # what is refused spends nothing
     assert counts["usd-86400s"] == len(body) * 1000 + 100 * 2000
+
+
+def test_limits_of_money_and_models_in_front_of_a_plain_url() -> None:
+    """Nobody knows more than the body tells: what was reserved by it is what counts."""
+    with raw_provider(answering(OK, keep=True)) as provider:
+        forwarder = UpstreamForwarder(upstream=provider.url)
+        limits = ["1/min for openai/gpt-4o*", "5 usd/day"]
+        for around in (lambda app: app, ProxyFix):
+            limiter, counters, _ = limited(around(forwarder), limits)
+            assert call(limiter, CHAT, body=chat(model="cheap", max_tokens=9)).status == 200
+            statuses = [
+                call(limiter, CHAT, body=chat(model="gpt-4o", max_tokens=9)).status
+                for _ in range(2)
+            ]
+            assert statuses == [200, 429]
+            assert used(counters)["usd-86400s"] > 0
+
+
+def test_what_bounds_one_candidate_alone_caps_no_other() -> None:
+    """Behind a layer of others: the cap that was put in for the model's name goes with it."""
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = Provider("groq", base_url=provider.url, api_keys=["k"])
+        forwarder = UpstreamForwarder(upstream=upstream)
+        limiter, _, _ = limited(ProxyFix(forwarder), "100 output_tokens/min for openai/*")
+        assert call(limiter, CHAT, body=chat(model="m")).status == 200
+        assert "max_tokens" not in json.loads(provider.requests[0].body)
 
 
 def test_behind_a_layer_of_others_an_application_is_limited_as_well() -> None:

@@ -36,9 +36,11 @@ _HIGHEST_PORT = 65_535
 
 def _address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Refuse a port that there is not, of which a server would tell with a traceback."""
-    port = (value or "").rpartition(":")[2]
-    if port.isdecimal() and "://" not in (value or "") and int(port) > _HIGHEST_PORT:
-        raise click.BadParameter(f"{value!r}: there is no port {port}")
+    if value is None or value.startswith(("unix:", "fd://")):
+        return value
+    _, colon, port = value.rpartition(":")
+    if colon and not (port.isascii() and port.isdecimal() and int(port) <= _HIGHEST_PORT):
+        raise click.BadParameter(f"{value!r}: {port!r} is no port")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._paths import LONGEST, is_canonical, resolved
 from ..environ import GOOGLE_CLIENT, suffixes_of
 from . import anthropic, gemini, openai, plain
-from ._base import EVENT_ENDS, Dialect, Output, Takes, Tokens
+from ._base import EVENT_ENDS, Batch, Dialect, Output, Takes, Tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -24,6 +24,7 @@ __all__ = [
     "GEMINI",
     "OPENAI",
     "PLAIN",
+    "Batch",
     "Dialect",
     "Output",
     "Spoken",

@@ -17,6 +17,26 @@ EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 """What a whole event of a stream ends with; an event of ours must not stand within another."""
 
 
+class Batch(NamedTuple):
+    """What the requests in a batch ask for, beside their caps.
+
+    Attributes:
+        most: tokens of all answers of those that name a cap, at most.
+        uncapped: how many answers the others ask for.
+        lacking: where a cap would be written of each of these.
+        together: the most answers that one request asks for.
+    """
+
+    most: int
+    uncapped: int
+    lacking: tuple[Path, ...]
+    together: int
+
+
+MOST_BATCHED = 100_000
+"""Requests in a batch: https://docs.anthropic.com/en/docs/build-with-claude/batch-processing"""
+
+
 class Output(NamedTuple):
     """How much text a request asks for.
 
@@ -24,18 +44,18 @@ class Output(NamedTuple):
         answers: how many answers.
         path: where in the body a cap would be written; empty where none can be, and in a batch.
         caps: the most tokens of one answer, as the client names them, by where they stand.
-        lacking: in a batch, where a cap would be written of each request that names none.
+        batch: what the requests of a batch ask for together; None for a single one.
     """
 
     answers: int
     path: tuple[str, ...]
     caps: Mapping[Path, int]
-    lacking: tuple[Path, ...] = ()
+    batch: Batch | None = None
 
     @property
     def cap(self) -> int | None:
-        """The largest of them; None where the client names none, or not all."""
-        return None if self.lacking else max(self.caps.values(), default=None)
+        """The largest of them; None where the client names none."""
+        return max(self.caps.values(), default=None)
 
 
 class Tokens(NamedTuple):
@@ -137,6 +157,10 @@ class Dialect:
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         """Whether an event holds nothing but the usage, for who has asked for it."""
+        return False
+
+    def has_said_all(self, document: Mapping[str, Any]) -> bool:
+        """Whether with an event, whose data is `document`, all text of a stream has come."""
         return False
 
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:

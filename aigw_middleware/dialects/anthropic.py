@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import BodyInvalid
 from ..splice import Path
-from ._base import Dialect, Json, Output, Tokens, _event, caps, figure
+from ._base import MOST_BATCHED, Batch, Dialect, Json, Output, Tokens, _event, caps, figure
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -69,6 +70,10 @@ class _Anthropic(Dialect):
             written,
         )
 
+    def has_said_all(self, document: Mapping[str, Any]) -> bool:
+        delta = document.get("delta")  # of message_delta, the last event but one
+        return isinstance(delta, Mapping) and delta.get("stop_reason") is not None
+
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
         return document is not None and document.get("type") == "message_stop"
 
@@ -77,14 +82,20 @@ class _Anthropic(Dialect):
 
 
 def _of_batch(requests: object) -> Output:
-    """Return how much text a batch asks for: its largest cap, for each of its requests."""
+    """Return how much text a batch asks for; a request without a cap is none.
+
+    Raises:
+        BodyInvalid: a cap is none, or there are too many requests.
+    """
     entries = requests if isinstance(requests, list) else []
+    if len(entries) > MOST_BATCHED:
+        raise BodyInvalid(f"A batch has at most {MOST_BATCHED} requests.")
     named: dict[Path, int] = {}
     for number, entry in enumerate(entries):
         params = entry.get("params") if isinstance(entry, Mapping) else None
         if isinstance(params, Mapping):
             named |= caps(params, "max_tokens", within=("requests", number, "params"))
-    return Output(max(1, len(entries)), (), named)
+    return Output(max(1, len(entries)), (), named, Batch(sum(named.values()), 0, (), 1))
 
 
 ANTHROPIC = _Anthropic()

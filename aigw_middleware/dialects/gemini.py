@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BodyInvalid
 from ..splice import Path
-from ._base import Dialect, Json, Output, Tokens, caps, count_of, figure
+from ._base import MOST_BATCHED, Batch, Dialect, Json, Output, Tokens, caps, count_of, figure
 from .openai import OPENAI
 
 _STATUSES = {
@@ -90,6 +90,12 @@ class _Gemini(Dialect):
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return OPENAI.is_usage_alone(document)
 
+    def has_said_all(self, document: Mapping[str, Any]) -> bool:
+        candidates = document.get("candidates")
+        if not isinstance(candidates, list) or not candidates:
+            return OPENAI.has_said_all(document)
+        return all(isinstance(c, Mapping) and "finishReason" in c for c in candidates)
+
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
         # Its own streams have no last event: each candidate has a reason of its own to finish.
         return OPENAI.is_last(event, document)
@@ -112,17 +118,18 @@ def _of_request(document: Mapping[str, Any], within: Path = ()) -> Output:
         place = (*within, spelled)
         named |= caps(config, "maxOutputTokens", "max_output_tokens", within=place)
         answers = max(answers, count_of(config, "candidateCount", "candidate_count"))
-    lacking = () if named or not within else ((*within, name, "maxOutputTokens"),)
-    return Output(answers, () if within else (name, "maxOutputTokens"), named, lacking)
+    return Output(answers, (name, "maxOutputTokens"), named)
 
 
 def _of_batch(document: Mapping[str, Any], model: str) -> Output:
     """Return how much text the requests in a batch ask for; of one in a file nothing is known.
 
     Raises:
-        BodyInvalid: a cap is none, or a request names another model than the batch's path.
+        BodyInvalid: a cap is none, a request names another model than the batch's path, or there
+            are too many requests.
     """
-    answers = 0
+    answers = most = uncapped = 0
+    together = 1
     named: dict[Path, int] = {}
     lacking: list[Path] = []
     for place, request in _batched(document):
@@ -131,9 +138,14 @@ def _of_batch(document: Mapping[str, Any], model: str) -> Output:
             raise BodyInvalid("A request of the batch names another model than its path.")
         one = _of_request(request, place)
         answers += one.answers
+        together = max(together, one.answers)
         named |= one.caps
-        lacking += one.lacking
-    return Output(max(1, answers), (), named, tuple(lacking))
+        if one.cap is None:
+            uncapped += one.answers
+            lacking.append((*place, *one.path))
+        else:
+            most += one.cap * one.answers
+    return Output(max(1, answers), (), named, Batch(most, uncapped, tuple(lacking), together))
 
 
 def _batched(document: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -143,7 +155,10 @@ def _batched(document: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, A
             for inner, inlined in _objects(config, "requests"):
                 place = (outer, name, inner, "requests")
                 entries = inlined.get("requests")
-                for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+                entries = entries if isinstance(entries, list) else []
+                if len(entries) > MOST_BATCHED:
+                    raise BodyInvalid(f"A batch has at most {MOST_BATCHED} requests.")
+                for number, entry in enumerate(entries):
                     if isinstance(entry, Mapping):
                         for last, request in _objects(entry, "request"):
                             yield (*place, number, last), request

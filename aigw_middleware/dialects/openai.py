@@ -101,6 +101,9 @@ class _OpenAI(Dialect):
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return document.get("choices") == [] and isinstance(document.get("usage"), Mapping)
 
+    def has_said_all(self, document: Mapping[str, Any]) -> bool:
+        return self.is_usage_alone(document)
+
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
         if document is None:
             return event.startswith((b"data: [DONE]", b"data:[DONE]"))

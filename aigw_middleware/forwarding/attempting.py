@@ -256,9 +256,11 @@ def _note(environ: WSGIEnvironment, candidate: Candidate, outcome: str, begun: f
 
 def _reserved(environ: WSGIEnvironment, candidate: Candidate) -> Denial | None:
     """Have outer limiters reserve what this candidate may cost."""
+    if candidate.provider is None:
+        return None  # of a plain URL nobody knows more than the body has told
     for reserve in environ.get(RESERVERS, ()):
         try:
-            denial: Denial | None = reserve(candidate.provider, environ.get(MODEL))
+            denial: Denial | None = reserve(environ, candidate.provider, environ.get(MODEL))
         except StoreUnavailable as error:
             denial = store_denial(error)
         if denial is not None:

@@ -132,7 +132,7 @@ class EventMeter:
         dialect: whose it is.
         coding: its Content-Encoding; of one that is not known here nothing is read.
         hides_usage: whether the event that holds only the usage is left out.
-        told: called when more is known of what was used.
+        told: called when more is known of what was used, and with whether all text has come.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class EventMeter:
         coding: str,
         *,
         hides_usage: bool,
-        told: Callable[[Tokens], None],
+        told: Callable[[Tokens, bool], None],
     ) -> None:
         self._dialect = dialect
         self._decode = None if coding in ("", "identity") else _decoder(coding)
@@ -231,7 +231,7 @@ class EventMeter:
             return False
         self.tokens = _merged(self.tokens, tokens)
         if self.tokens is not None:
-            self._told(self.tokens)
+            self._told(self.tokens, self.is_over or self._dialect.has_said_all(document))
         return self._hides and self._dialect.is_usage_alone(document)
 
     def _count(self, data: bytes) -> None:

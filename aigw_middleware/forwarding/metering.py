@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from .._headers import header
 from ..body import Body
 from ..dialects import PLAIN, Dialect, Tokens, spoken
-from ..environ import BODY, MODEL, PROVIDER, USAGE
+from ..environ import BODY, MODEL, OVER, PROVIDER, USAGE
 from ..usage.figures import NANO, Usage
 from ..usage.prices import Prices
 from .meter import BYTES_A_TOKEN, CODINGS, EventMeter, Meter, WholeMeter
@@ -19,8 +18,6 @@ from .route import AIPath
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-logger = logging.getLogger(__name__)
 
 ASKED = "aigw.asked_for_usage"
 """True where a stream was asked for its usage by us and not by the client."""
@@ -58,7 +55,7 @@ class Metering:
         self._concluded = False
         self.cuts = streams and ASKED in environ
         self.meter: Meter = (
-            EventMeter(dialect, coding, hides_usage=self.cuts, told=self._tell)
+            EventMeter(dialect, coding, hides_usage=self.cuts, told=self._told)
             if streams
             else WholeMeter(dialect, coding)
         )
@@ -84,6 +81,11 @@ class Metering:
             asked = body.size if isinstance(body, Body) else 0
             self._tell(Tokens(-(-asked // BYTES_A_TOKEN), said), estimated=True)
 
+    def _told(self, tokens: Tokens, has_said_all: bool) -> None:
+        if has_said_all:
+            self._environ[OVER] = True
+        self._tell(tokens)
+
     def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
         self._environ[USAGE] = Usage(
             tokens.input,
@@ -97,16 +99,10 @@ class Metering:
 
     def _cost(self, tokens: Tokens) -> Decimal | None:
         """Return what so many tokens cost, in USD; None where it cannot be told."""
-        provider, model = self._environ.get(PROVIDER), self._environ.get(MODEL)
-        try:
-            price = self._prices.of(provider, model)
-            if price is None:
-                return None
-            nano = price.cost(tokens.input, tokens.output, tokens.cached, tokens.written)
-        except Exception:
-            # A table of others: what it does not expect is no reason to lose an answer.
-            logger.exception("the cost of %s/%s cannot be told", provider, model)
+        price = self._prices.of(self._environ.get(PROVIDER), self._environ.get(MODEL))
+        if price is None:
             return None
+        nano = price.cost(tokens.input, tokens.output, tokens.cached, tokens.written)
         return Decimal(nano) / NANO
 
 

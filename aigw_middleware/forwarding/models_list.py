@@ -95,7 +95,7 @@ class ModelsList:
         allowed = [
             listed
             for listed in self._listed(able, transport)
-            if all(rule(listed.provider, listed.model) is None for rule in rules)
+            if all(rule(environ, listed.provider, listed.model) is None for rule in rules)
         ]
         shown: dict[str, Listed] = {}
         for listed in allowed:

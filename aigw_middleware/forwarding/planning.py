@@ -365,7 +365,7 @@ def _allowed(
     allowed, denial = [], None
     for candidate in candidates:
         found = next(
-            (d for rule in rules if (d := rule(candidate.provider, candidate.model))), None
+            (d for rule in rules if (d := rule(environ, candidate.provider, candidate.model))), None
         )
         if found is None:
             allowed.append(candidate)

@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._responding import Headers, with_headers
+from ..body import put_members
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, body_denial, store_denial
 from ..dialects import PLAIN, client_dialect, spoken
-from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
+from ..environ import ATTEMPTS, DECISIONS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
-from ..providers.catalogue import split_name
+from ..providers.catalogue import readings
 from ..usage.prices import Price, Prices
 from .capping import with_cap, without_cap
 from .grammar import CONCURRENT, REQUESTS, USD, Limit, tokens_of
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 RESERVERS = "aigw.reservers"
-"""list of callables `(provider, model) -> Denial | None`, called by the forwarder before each
-attempt: each reserves what the candidate may cost, in the place of what the last one did."""
+"""list of callables `(environ, provider, model) -> Denial | None`, called by the forwarder before
+each attempt: each reserves what the candidate may cost, in the place of what the last one did."""
 
 _ATTEMPTS = 4
 
@@ -81,7 +82,7 @@ class NamedLimits:
             chosen = [*self._now, *self._late]
             provider, model = _asked_for(environ, want)
             price = self._prices.of(provider, model) if self._late else None
-            case = _Case(engine, bucket, environ, want, Holding(engine), False, "")
+            case = _Case(engine, bucket, environ, want, Holding(engine), False)
             output = None if want is None else _most_output(chosen, want, price)
             prepared = _prepare(chosen, case, provider, model, price, output)
             if isinstance(prepared, Denial):
@@ -138,7 +139,8 @@ class NamedLimits:
             want = wanted(environ) if self._looks_inside else None
         except BodyError as error:
             return body_denial(error), holding
-        case = _Case(engine, bucket, environ, want, holding, enforce, gate)
+        place = len(environ.get(DECISIONS, ()))
+        case = _Case(engine, bucket, environ, want, holding, enforce, gate, place)
         hands_on = bool(self._late) and enforce
         waits = hands_on and has_final_judge(app)
         # Without a forwarder within all that will be known is known: one step, or none. Behind
@@ -157,7 +159,7 @@ class NamedLimits:
             # Most likely an application's own request; a layer within may make it the forwarder's.
             denial = self._hold(case, self._late, None, None, late=True)
         if denial is None and hands_on:
-            late = partial(self._hold_late, case, on_down, bucket_of)
+            late = partial(self._hold_late, case._replace(environ={}), on_down, bucket_of)
             environ.setdefault(RESERVERS, []).append(late)
         return denial, holding
 
@@ -180,11 +182,12 @@ class NamedLimits:
         case: _Case,
         on_down: Callable[[StoreUnavailable], Denial | None],
         bucket_of: Callable[[WSGIEnvironment], str] | None,
+        environ: WSGIEnvironment,
         provider: str | None,
         model: str | None,
     ) -> Denial | None:
         """Reserve for a candidate what depends on it, in the place of the last one's."""
-        holding = case.holding
+        case, holding = case._replace(environ=environ), case.holding
         holding.drop_late(case.environ.get(ATTEMPTS, 0))
         without_cap(case.environ, holding, holding.early_output)
         if bucket_of is not None:
@@ -208,7 +211,7 @@ class NamedLimits:
             denial = on_down(error)
         # Of a request that is refused for good nothing is kept; another candidate may still do.
         holding.refused = denial is not None and not case.environ.get(ATTEMPTS)
-        return None if denial is None else replace(denial, gate=case.gate)
+        return None if denial is None else replace(denial, gate=case.gate, place=case.place)
 
     def _hold(
         self,
@@ -270,10 +273,12 @@ class NamedLimits:
             holding.add(one.limit.unit, demand, mark, price=price, late=is_late)
         if want is not None and uncapped and _bounds_output(prepared):
             cap = output or DEFAULT_OUTPUT
-            if not late:
+            stays = not again or _bounds_output([pair for pair in prepared if pair[0] in self._now])
+            if not late and stays:  # else it goes with the candidate that it was reserved for
                 holding.early_output = cap
             if case.enforce:
                 with_cap(case.environ, want.cap, cap, holding)
+                put_members(case.environ, dict.fromkeys(want.lacking, cap))
         return None
 
     def _report(
@@ -298,7 +303,8 @@ class _Case(NamedTuple):
     want: Wanted | None
     holding: Holding
     enforce: bool
-    gate: str
+    gate: str = ""
+    place: int = -1
 
 
 class _Named:
@@ -323,20 +329,21 @@ class _Named:
         """Whether the limit counts a model; one that is not known is counted by all."""
         if self.rules is None or model is None:
             return True
-        if provider is None:
-            provider, model = split_name(model)
-        if self.rules.allows(provider, model):
-            return True
-        return (
-            provider is None and self.name_rules is not None and self.name_rules.allows(None, model)
+        meanings = [(provider, model)] if provider is not None else readings(model)
+        return any(self._counts(*meaning) for meaning in meanings)
+
+    def _counts(self, provider: str | None, model: str) -> bool:
+        rules = self.name_rules if provider is None else None
+        return (self.rules is not None and self.rules.allows(provider, model)) or (
+            rules is not None and rules.allows(None, model)
         )
 
 
 def _asked_for(environ: WSGIEnvironment, want: Wanted | None) -> tuple[str | None, str | None]:
     """Return the provider, as far as it is known, and the model that a request asks for."""
-    if PROVIDER in environ and MODEL in environ:
-        return environ[PROVIDER], environ[MODEL]
-    return None, None if want is None else want.model
+    if want is not None and want.model is not None:
+        return None, want.model  # as the client has it: who has read it otherwise may be wrong
+    return environ.get(PROVIDER), environ.get(MODEL)
 
 
 def _label(label: str | None, limit: Limit, *, several: bool) -> str:
@@ -348,10 +355,13 @@ def _label(label: str | None, limit: Limit, *, several: bool) -> str:
 def _output_for(unit: str, units: int, want: Wanted, price: Price | None) -> int | None:
     """Return the tokens of each answer that `units` give behind the prompt; None for any number."""
     if unit == USD:
-        return None if price is None else price.output_for(units, want.input_tokens, want.answers)
+        if price is None:
+            return None
+        units -= price.cost(0, want.named_output)
+        return price.output_for(units, want.input_tokens, want.answers)
     if unit in ("tokens", "output_tokens"):
         fixed = want.input_tokens if unit == "tokens" else 0
-        return (units - fixed) // want.answers
+        return (units - fixed - want.named_output) // want.answers
     return None
 
 
@@ -394,8 +404,10 @@ def _units(limit: Limit, want: Wanted | None, price: Price | None, output: int) 
     """Return how many units a request wants; None where the limit can never give so many."""
     if limit.unit in (REQUESTS, CONCURRENT) or want is None:
         return 1
-    most_output = want.output_tokens if want.output_tokens is not None else output * want.answers
-    least_output = want.output_tokens if want.output_tokens is not None else 0
+    most_output = least_output = want.output_tokens
+    if most_output is None or least_output is None:
+        most_output = want.named_output + output * want.answers
+        least_output = want.named_output
     if limit.unit == USD:
         if price is None:
             return 1

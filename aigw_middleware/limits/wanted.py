@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import Body, whole
-from ..dialects import OPENAI, PLAIN, Dialect, Output, spoken
+from ..dialects import OPENAI, PLAIN, Batch, Dialect, Output, spoken
+from ..environ import BODY
 from ..errors import BodyInvalid
 from ..named_models import MAX_BODY_BYTES, named_models
+from ..splice import Path
 from . import tokenizer
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ class Wanted(NamedTuple):
         answers: how many answers it asks for.
         cap: where a cap would be written into its body; empty where none can be.
         default_output: what is reserved for an answer where the client names no cap.
+        named_output: of a batch, the tokens of the answers whose requests name a cap; `answers`
+            are then those of the others.
+        lacking: where a cap would be written of each of those others.
     """
 
     model: str | None
@@ -63,6 +68,8 @@ class Wanted(NamedTuple):
     answers: int = 1
     cap: tuple[str, ...] = ()
     default_output: int = DEFAULT_OUTPUT
+    named_output: int = 0
+    lacking: tuple[Path, ...] = ()
 
     @property
     def is_nothing(self) -> bool:
@@ -93,14 +100,30 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     refers, inline = _content_of(document, body.read())
     counted = None if inline else _counted(dialect, model, body)
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
-    output = dialect.output(rest, document)
+    output = _output_of(dialect, rest, body, document)
     if output is None:
         return Wanted(model, bound, body.size // BYTES_A_TOKEN, 0)
+    least = 0 if refers or inline else min(bound, body.size // BYTES_A_TOKEN)
+    if output.batch is not None:
+        return _of_batch(model, bound, least, output.batch)
     capped: int | None = environ.get(CAPPED)
     most = None if output.cap is None or capped is not None else output.cap * output.answers
-    least = 0 if refers or inline else min(bound, body.size // BYTES_A_TOKEN)
     default = DEFAULT_OUTPUT if capped is None else capped
     return Wanted(model, bound, least, most, output.answers, output.path, default)
+
+
+def _of_batch(model: str | None, bound: int, least: int, batch: Batch) -> Wanted:
+    if not batch.uncapped:
+        return Wanted(model, bound, least, batch.most)
+    return Wanted(
+        model,
+        bound,
+        least,
+        None,
+        batch.uncapped,
+        named_output=batch.most,
+        lacking=batch.lacking,
+    )
 
 
 def wanted_model(environ: WSGIEnvironment) -> str | None:
@@ -125,7 +148,15 @@ def wanted_output(environ: WSGIEnvironment) -> Output | None:
     if found is None:
         return None
     dialect, _, rest = spoken(environ)
-    return dialect.output(rest, found[1])
+    return _output_of(dialect, rest, *found)
+
+
+def _output_of(dialect: Dialect, rest: str, body: Body, document: dict[str, Any]) -> Output | None:
+    """Return how much text a body asks for, found out once: each rule asks, for each candidate."""
+    if rest not in body.asked:
+        body.asked[rest] = dialect.output(rest, document)
+    found: Output | None = body.asked[rest]
+    return found
 
 
 def text_tokens(environ: WSGIEnvironment) -> int:
@@ -158,7 +189,8 @@ def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
         return None
     if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
         raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
-    body = whole(environ, MAX_BODY_BYTES)
+    known = environ.get(BODY)  # by a forwarder perhaps, that takes larger ones
+    body = known if isinstance(known, Body) else whole(environ, MAX_BODY_BYTES)
     return body, body.json()
 
 

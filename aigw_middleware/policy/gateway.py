@@ -373,7 +373,9 @@ class _Served(NamedTuple):
     def __bool__(self) -> bool:
         return self.allowed is not None or bool(self.denied) or bool(self.off)
 
-    def judge(self, provider: str | None, model: str | None) -> Denial | None:
+    def judge(
+        self, environ: WSGIEnvironment, provider: str | None, model: str | None
+    ) -> Denial | None:
         """Return the refusal for a model of a provider; a rule for the forwarder."""
         name = (provider or "").lower()
         if name in self.off:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 BEARER = "authorization"
@@ -128,21 +127,30 @@ CATALOGUE = {
 NAMES = {alias: name for name, entry in CATALOGUE.items() for alias in (name, *entry.aliases)}
 """Each name and alias, in lower case, with the name that it stands for."""
 
-_PREFIXED = re.compile(r"([^/:]+)([/:])(.+)").fullmatch
+Reading = tuple[str | None, str]
+"""A provider, None where nobody knows it, and the name of a model of its."""
 
 
-def split_name(model: str) -> tuple[str | None, str]:
-    """Return the provider that a model's name begins with, None for none, and the rest of it.
+def readings(model: str) -> list[Reading]:
+    """Return what a model's name may mean where nobody knows which providers there are.
 
-    `openai/gpt-4o` or `openai:gpt-4o`; behind a colon may stand something else (`llama3:8b`,
-    `ft:gpt-4o`), so that before it only the name of a provider in the table is one.
+    Before a `/` stands a provider. Before a `:` may stand one of the table (`openai:gpt-4o`), or
+    a model whose size follows (`mistral:7b`): then it is read both ways.
     """
-    match = _PREFIXED(model)
-    known = None if match is None else NAMES.get(match[1].lower())
-    if match is not None and (known is not None or match[2] == "/"):
-        return known or match[1], match[3]
+    found: list[Reading] = []
     provider, slash, rest = model.partition("/")
-    return (provider, rest) if slash else (None, model)
+    if slash:
+        found.append((provider, rest))
+        known = NAMES.get(provider.lower(), provider)
+        if known != provider:
+            found.append((known, rest))
+    before, colon, behind = model.partition(":")
+    known_before = NAMES.get(before.lower()) if colon else None
+    if known_before is not None and behind:
+        found.append((known_before, behind))
+    if not slash:
+        found.append((None, model))
+    return found
 
 
 CUSTOM_HEADERS = {"openai": BEARER, "anthropic": "x-api-key", "gemini": "x-goog-api-key"}

@@ -6,6 +6,7 @@ Prices that were given come first, then those of `genai-prices`, where it is ins
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -13,8 +14,10 @@ from functools import lru_cache
 from operator import mul
 from typing import Any
 
-from ..providers.catalogue import split_name
+from ..providers.catalogue import readings
 from .figures import NANO
+
+logger = logging.getLogger(__name__)
 
 MILLION = 10**6
 _FEW = 1000
@@ -61,12 +64,17 @@ class Price:
         if self._rates is not None:
             given, said, read, kept = self._rates
             return given * plain + said * output_tokens + read * cached + kept * written
+        nano: Decimal | None = None
         if self.exact is not None:
-            usd = self.exact(input_tokens, output_tokens, cached, written) * NANO
-        else:
+            try:
+                nano = self.exact(input_tokens, output_tokens, cached, written) * NANO
+            except Exception:
+                # A table of others': what it does not expect is no reason to lose an answer.
+                logger.exception("a price with steps cannot be told; the first step counts")
+        if nano is None:
             prices, tokens = self._all(), (plain, output_tokens, cached, written)
-            usd = sum(map(mul, prices, tokens), Decimal(0)) * (NANO // MILLION)
-        return int(usd.to_integral_value(rounding="ROUND_CEILING"))
+            nano = sum(map(mul, prices, tokens), Decimal(0)) * (NANO // MILLION)
+        return int(nano.to_integral_value(rounding="ROUND_CEILING"))
 
     def output_for(self, nano: int, input_tokens: int, answers: int) -> int:
         """Return how many tokens each of `answers` may have for `nano`, behind such a prompt."""
@@ -94,7 +102,7 @@ class Prices:
         # Where nobody knows whose a model is, the dearest that has its name.
         self._given_anywhere: dict[str, Price] = {}
         for name, price in self._given.items():
-            model = split_name(name)[1]
+            model = readings(name)[0][1]
             known = self._given_anywhere.get(model)
             if known is None or price.output > known.output:
                 self._given_anywhere[model] = price
@@ -103,17 +111,21 @@ class Prices:
         """Return the price of a model at a provider; None where nobody knows one."""
         if model is None:
             return None
-        if model.lower() in self._given and provider is None:
-            return self._given[model.lower()]
-        if provider is None:
-            provider, model = split_name(model)
-        model = model.lower()
-        if provider is None:
-            found = self._given_anywhere.get(model)
-            return _listed(None, model) if found is None else found
-        provider = provider.lower()
-        found = self._given.get(f"{provider}/{model}") or self._given.get(model)
-        return _listed(provider, model) if found is None else found
+        if provider is not None:
+            return self._of(provider.lower(), model.lower())
+        found = self._given.get(model.lower()) or self._given_anywhere.get(model.lower())
+        meanings = iter(readings(model.lower()))
+        while found is None and (meaning := next(meanings, None)) is not None:
+            found = self._of(*meaning)
+        return found
+
+    def _of(self, provider: str | None, model: str) -> Price | None:
+        if self._given:
+            before = () if provider is None else (f"{provider}/{model}", f"{provider}:{model}")
+            for name in (*before, model):
+                if name in self._given:
+                    return self._given[name]
+        return _listed(provider, model)
 
 
 def load() -> None:
@@ -124,8 +136,7 @@ def load() -> None:
 def _name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"prices: {name!r} is no name of a model")
-    provider, model = split_name(name.lower())
-    return model if provider is None else f"{provider}/{model}"
+    return name.lower()
 
 
 def _price(name: object, pair: object) -> Price:
@@ -162,6 +173,9 @@ def _listed(provider: str | None, model: str) -> Price | None:
         few = [exact(*(n * _FEW for n in kind)) * (MILLION // _FEW) for kind in kinds]
         many = [exact(*(n * MILLION for n in kind)) for kind in kinds]
     except LookupError:
+        return None
+    except Exception:
+        logger.exception("the price of %s/%s cannot be looked up", provider, model)
         return None
     first, second, cached, written = few
     return Price(first, second, cached, written, None if few == many else exact)
