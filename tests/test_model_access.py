@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import time
+import weakref
 from functools import partial
 from typing import Any
 
@@ -394,3 +396,29 @@ def test_wrong_options_are_named(options: Any, named: str) -> None:
     """A wrong option is a ValueError when it is built."""
     with pytest.raises(ValueError, match=f"^{named}: "):
         ModelAccess(Inner(), **options)
+
+
+def test_a_requests_memory_is_free_when_it_is_over() -> None:
+    """Nothing that layers leave in the environ holds the environ: a body waits for no collector."""
+    prices = {"openai/gpt-4o": (1, 1)}
+    with raw_provider(answering(OK, keep=True)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=["k"])
+        app = stack(
+            UpstreamForwarder(upstream=upstream),
+            partial(AccessLog, destination=io.StringIO()),
+            partial(KeyAuth, keys=Keys("*")),
+            partial(ModelAccess, allow=["*"], max_output_tokens=50),
+            partial(RateLimiter, limits=["5 usd/day", "9000 tokens/min"], prices=prices),
+        )
+        gc.collect()
+        gc.disable()
+        try:
+            environ = make_environ(CHAT, body=chat(), HTTP_X_API_KEY="t")
+            iterable = app(environ, lambda *args: lambda data: None)
+            list(iterable)
+            iterable.close()
+            body = weakref.ref(environ["aigw.body"])
+            del environ, iterable
+            assert body() is None
+        finally:
+            gc.enable()
