@@ -39,6 +39,8 @@ MEMORY = 1024 * 1024
 BLOCK = 64 * 1024
 STALL = 60.0
 """Seconds without a byte after which a body is refused, where the server shows its socket."""
+LEAST_RATE = 16 * 1024
+"""Bytes a second, beside `STALL`, below which a body is refused as a whole, under such a server."""
 DISCARD = 64 * 1024
 DISCARD_SECONDS = 1.0
 
@@ -156,15 +158,21 @@ def whole(environ: WSGIEnvironment, max_bytes: int) -> Body:
         return body
     file: IO[bytes] = BytesIO()
     size = 0
+    length = content_length(environ)
+    seconds = STALL + (max_bytes if length is None else min(length, max_bytes)) / LEAST_RATE
+    cut = ReadCut(client_socket(environ), seconds)
     try:
-        for block in blocks(environ, max_bytes):
-            size += len(block)
-            if size > MEMORY and isinstance(file, BytesIO):
-                file = _on_disk(file)
-            file.write(block)
+        with cut:
+            for block in blocks(environ, max_bytes):
+                size += len(block)
+                if size > MEMORY and isinstance(file, BytesIO):
+                    file = _on_disk(file)
+                file.write(block)
         file.flush()
-    except BaseException:
+    except BaseException as error:
         file.close()
+        if cut.is_cut and isinstance(error, BodyIncomplete):
+            raise BodyStalled("The request's body did not arrive in time.") from None
         raise
     file.seek(0)
     body = environ[BODY] = Body(file, size)
@@ -342,32 +350,47 @@ def _discard(environ: WSGIEnvironment, left: int) -> None:
     stream = environ["wsgi.input"]
     deadline = time.monotonic() + DISCARD_SECONDS
     sock = client_socket(environ)
-    # A server's `read` waits for many bytes, each with a timeout of its own.
-    cut = None if sock is None else _Cut(sock, deadline)
-    if cut is not None:
-        watchdog.add(cut)
-    try:
+    with ReadCut(sock, DISCARD_SECONDS):
         while left > 0 and (seconds := deadline - time.monotonic()) > 0:
             with _ClientTimeout(environ, seconds):
                 block = stream.read(min(left, 8192))
             if not block:
                 return
             left -= len(block)
-    finally:
-        if cut is not None:
-            watchdog.remove(cut)
 
 
-class _Cut:
-    """Ends reading from a client at a deadline; what is written to it still arrives."""
+class ReadCut:
+    """Ends reading from a client at a deadline; what is written to it still arrives.
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    A server's `read` waits for many bytes, each with a timeout of its own: a client that sends one
+    now and then would hold it for ever.
+
+    Args:
+        sock: the client's socket; None where the server does not show it, and nothing is done.
+        seconds: until the deadline.
+
+    Attributes:
+        is_cut: whether it came to that.
+    """
+
+    def __init__(self, sock: Any, seconds: float) -> None:
         self._sock = sock
-        self._deadline = deadline
+        self._deadline = time.monotonic() + seconds
+        self.is_cut = False
+
+    def __enter__(self) -> ReadCut:
+        if self._sock is not None:
+            watchdog.add(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._sock is not None:
+            watchdog.remove(self)
 
     def check(self) -> None:
         """Called by the watchdog."""
         if time.monotonic() > self._deadline:
+            self.is_cut = True
             with suppress(OSError):  # it has gone
                 socket.socket.shutdown(self._sock, socket.SHUT_RD)
 

@@ -11,16 +11,35 @@ import select
 import socket
 import threading
 import time
+from contextlib import suppress
+from enum import Enum, auto
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
+
+from ..body import DISCARD_SECONDS, ReadCut
 
 HEAD_SECONDS = 15.0
 """Seconds in which a request's head must have come; nginx gives 60, Apache 20 to 40."""
 _LOOK_SECONDS = 0.05
 _MOMENT_MS = 20
 _MOST_PEEKED = 64 * 1024
+"""Bytes of a head at most."""
 _END = b"\r\n\r\n"
+
+
+class Head(Enum):
+    """How much of a request's head has come."""
+
+    PART = auto()
+    WHOLE = auto()
+    TOO_LONG = auto()
+
+
+_TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+)
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]
@@ -34,8 +53,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]
 
     def handle(self, conn: Any) -> Any:
         """Serve a connection whose head is there; put another one aside."""
-        # Most clients send a whole head a moment after they have connected.
-        if _has_head(conn) or (_is_readable(conn) and _has_head(conn)):
+        head = _head_of(conn)
+        if head is Head.PART and _is_readable(conn):
+            head = _head_of(conn)  # most clients send all of it a moment after they have connected
+        if head is Head.WHOLE:
             return super().handle(conn)
         with self._waiting_lock:
             self._waiting[conn] = time.monotonic() + HEAD_SECONDS
@@ -43,6 +64,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]
                 self._waiter = threading.Thread(target=self._wait, name="aigw-heads", daemon=True)
                 self._waiter.start()
         return _ASIDE
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> Any:
+        """Read away what is left of a body, for a moment: each byte would have a timeout else."""
+        if not keepalive or _is_read(conn):
+            return super()._keepalive_after(conn, keepalive)
+        with ReadCut(conn.sock, DISCARD_SECONDS) as cut:
+            keepalive = super()._keepalive_after(conn, keepalive)
+        return keepalive and not cut.is_cut
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Do what follows a request; nothing for a connection that waits."""
@@ -57,18 +86,22 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]
             now = time.monotonic()
             with self._waiting_lock:
                 for conn, deadline in list(self._waiting.items()):
-                    if _has_head(conn):
+                    head = _head_of(conn)
+                    if head is Head.WHOLE:
                         del self._waiting[conn]
                         self.method_queue.defer(self.enqueue_req, conn)
-                    elif now > deadline:
+                    elif head is Head.TOO_LONG or now > deadline:
                         del self._waiting[conn]
-                        self.method_queue.defer(self._cut, conn)
+                        self.method_queue.defer(self._cut, conn, head)
                 if not self._waiting:
                     self._waiter = None
                     return
 
-    def _cut(self, conn: Any) -> None:
+    def _cut(self, conn: Any, head: Head) -> None:
         self.nr_conns -= 1
+        if head is Head.TOO_LONG:
+            with suppress(OSError):  # it has gone
+                conn.sock.send(_TOO_LONG, socket.MSG_DONTWAIT)
         conn.close()
 
 
@@ -82,13 +115,22 @@ def _is_readable(conn: Any) -> bool:
     return bool(poll.poll(_MOMENT_MS))
 
 
-def _has_head(conn: Any) -> bool:
-    """Whether a whole head, or what no head is, or the connection's end has come."""
+def _head_of(conn: Any) -> Head:
     peeked = _peek(conn)
     if peeked == b"":
-        return True
+        return Head.WHOLE  # the connection's end, which the parser finds
     known = _read_ahead(conn) + (peeked or b"")  # a client may send requests one behind the other
-    return _END in known or len(known) >= _MOST_PEEKED
+    # Empty lines in front are no part of it (RFC 9112 §2.2): the parser reads on behind them.
+    if _END in known.lstrip(b"\r\n"):
+        return Head.WHOLE
+    return Head.TOO_LONG if len(known) >= _MOST_PEEKED else Head.PART
+
+
+def _is_read(conn: Any) -> bool:
+    """Whether nothing is left of the body of the request that was served, as far as it is known."""
+    message = getattr(conn.parser, "mesg", None)
+    reader = getattr(getattr(message, "body", None), "reader", None)
+    return getattr(reader, "length", None) == 0
 
 
 def _read_ahead(conn: Any) -> bytes:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from aigw_middleware import open_store
@@ -38,9 +39,51 @@ def test_slow_headers_hold_nobody_up_and_are_cut(tmp_path: Path) -> None:
             assert _ask(port, "/healthz") == 200
             _send_ahead(port)
             _drip(port, token)
+            for beginning, more in OTHER_WAYS:
+                _hold(port, beginning, more)
         finally:
             process.terminate()
             process.wait(40)
+
+
+_REFUSED = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+OTHER_WAYS = [
+    (b"\r\n\r\n", b"\r\n"),  # empty lines in front of a head
+    (b"GET /healthz HTTP/1.1\r\n" + b"X-Long: a\r\n" * 8000, b"a"),  # a head without an end
+    (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", b"a"),  # unread bodies
+    (b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nea60\r\n", b"a"),
+    (_REFUSED + b"Content-Length: 60000\r\n\r\n", b"a"),
+]
+
+
+def _hold(port: int, beginning: bytes, more: bytes) -> None:
+    """Begin twelve requests on four threads and let each drip: others are served, they are cut."""
+    slow = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(12)]
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.1):
+            for sock in slow:
+                with suppress(OSError):  # it was cut
+                    sock.sendall(more)
+
+    for sock in slow:
+        with suppress(OSError):
+            sock.sendall(beginning)
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert _ask(port, "/healthz") == 200
+        for sock in slow:
+            with suppress(ConnectionResetError):
+                while sock.recv(65536):
+                    continue
+    finally:
+        stop.set()
+        thread.join()
+        for sock in slow:
+            sock.close()
 
 
 def _send_ahead(port: int) -> None:
