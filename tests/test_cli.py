@@ -491,7 +491,8 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
             pause.wait(0.05)
 
 
-def test_serve_runs_the_management_api_apart(store_url: str) -> None:
+@pytest.mark.parametrize("kind", ["gthread", "gevent"])
+def test_serve_runs_the_management_api_apart(store_url: str, kind: str) -> None:
     """--admin-bind: another address, its own process, the admin token; one command ends both."""
     import socket
 
@@ -503,7 +504,7 @@ def test_serve_runs_the_management_api_apart(store_url: str) -> None:
             "AIGW_ADMIN_TOKEN": "admin-0123456789",
             "OPENAI_API_KEY": "sk-env",
         }
-        args = ["--admin-bind", f"fd://{fd}"]
+        args = ["--admin-bind", f"fd://{fd}", "--worker-class", kind]
         with gateway(*args, pass_fds=[fd], **variables) as (url, process):
             head = {"Authorization": "Bearer admin-0123456789"}
             made = requests.post(f"{admin}/ai_gateway_api_keys", json={}, headers=head, timeout=30)

@@ -303,6 +303,25 @@ def test_a_redis_that_refuses_to_write(server: RedisServer, setting: str, back: 
     engine.close()
 
 
+def test_a_redis_that_is_master_no_more_is_left(server: RedisServer, tmp_path: Path) -> None:
+    """CNT-3: after a failover the name leads to another server; no restart is needed to go there."""
+    name = tmp_path / "name.sock"
+    name.symlink_to(server.path)
+    engine = redis_module.RedisCounters(f"unix://{name}", deadline=60)
+    assert reserve(engine)
+    other = tmp_path / "other"
+    other.mkdir()
+    with running_redis(other) as successor:
+        server.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+        name.unlink()
+        name.symlink_to(successor.path)
+        with pytest.raises(StoreUnavailable, match="READONLY"):
+            reserve(engine)
+        assert reserve(engine)
+        engine.close()
+    server.client().execute_command("REPLICAOF", "NO", "ONE")
+
+
 def test_a_redis_that_forgets_is_warned_of(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,6 +196,35 @@ def test_the_state_directory_must_be_usable(
         open_store(postgres.uri)
 
 
+def test_connections_that_were_cut_cost_no_request(url: str) -> None:
+    """STO-6: a restart or a firewall leaves a pool of dead ones; the next request is answered."""
+    store = open_store(url)
+    key, token = store.keys.create()
+    server = store.keys._database._server  # type: ignore[attr-defined]
+    gate = threading.Barrier(6)
+
+    def hold() -> None:
+        with server.connection():
+            gate.wait(20)
+
+    threads = [threading.Thread(target=hold) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with server.alone() as other:
+        cut = other.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE application_name = 'aigw-middleware' AND pid <> pg_backend_pid() "
+            "AND datname = current_database()"
+        ).fetchone()
+    assert cut is not None
+    assert cut[0] >= 6
+    assert store.keys.get(key.id).id == key.id
+    assert store.keys.verify(token) is not None
+    store.close()
+
+
 def test_threads_are_bounded_by_the_pool(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More threads than connections wait for one another and lose nothing."""
     monkeypatch.setattr("aigw_middleware.store.postgres.CONNECTIONS", 2)

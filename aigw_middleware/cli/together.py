@@ -18,16 +18,18 @@ def together(servers: Sequence[Callable[[], None]]) -> None:
     pids: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        for pid in pids:
+        for pid in [*pids]:
             _kill(pid, number)
 
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
     pids.extend(_start(server) for server in servers)
-    _, status = os.wait()
+    # Always `wait`: gevent, where it has patched, has no part in it, and would in `waitpid`.
+    first, status = os.wait()
+    pids.remove(first)
     pass_on(signal.SIGTERM, None)
-    for pid in pids:
-        _wait(pid)
+    while pids:
+        pids.remove(os.wait()[0])
     raise SystemExit(os.waitstatus_to_exitcode(status))
 
 
@@ -52,11 +54,4 @@ def _kill(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
-        return
-
-
-def _wait(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
         return

@@ -242,10 +242,21 @@ class _Asking:
             counters._resting_until = time.monotonic() + REST_SECONDS
             counters._checked = False
             raise counters._unavailable(f"gave no answer ({type(error).__name__})") from None
+        elif isinstance(error, redis.RedisError) and _is_replica(error):
+            # Another server is the master by now: its name leads there, old connections do not.
+            counters._client.connection_pool.disconnect(inuse_connections=False)
+            counters._checked = False
+            raise counters._unavailable("refused (READONLY)") from None
         elif isinstance(error, redis.RedisError):
-            # READONLY, OOM, BUSY, NOPERM, LOADING: the first word tells.
+            # OOM, BUSY, NOPERM, LOADING: the first word tells.
             first = str(error).partition(" ")[0][:40]
             raise counters._unavailable(f"refused ({first})") from None
+
+
+def _is_replica(error: redis.RedisError) -> bool:
+    """Whether a server takes no writes; within a script some versions tell it in another way."""
+    told = isinstance(error, redis.ReadOnlyError | redis.exceptions.MasterDownError)
+    return told or "READONLY" in str(error)
 
 
 def _bounded(scheme: str, clock: Any) -> type[redis.Connection]:

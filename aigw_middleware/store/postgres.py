@@ -113,9 +113,14 @@ class Server:
         Raises:
             StoreUnavailable: there is none, or the work on it failed.
         """
+        pool = self._opened()
         try:
-            with self._opened().connection() as connection:
-                yield connection
+            connection = _lent(pool)
+            try:
+                with connection:
+                    yield connection
+            finally:
+                pool.putconn(connection)
         except psycopg.Error as error:
             raise StoreUnavailable(f"{self.name} gave no answer: {_told(error)}") from None
 
@@ -143,7 +148,6 @@ class Server:
                     max_size=CONNECTIONS,
                     timeout=ANSWER_SECONDS,
                     reconnect_timeout=ANSWER_SECONDS,
-                    check=ConnectionPool.check_connection,
                     name="aigw-store",
                     open=True,
                 )
@@ -154,6 +158,30 @@ class Server:
             _inherited.append(self._pool)
         self._pool = None
         self._lock = Lock()
+
+
+def _lent(pool: ConnectionPool[_Bounded]) -> _Bounded:
+    """Return a connection of a pool that works.
+
+    The pool's own check waits longer after each that does not. Where one has been cut (a restart,
+    a firewall, a pooler) most have: then all that rest are given up at once.
+
+    Raises:
+        psycopg.Error: there is none in time.
+    """
+    until = time.monotonic() + ANSWER_SECONDS
+    connection = pool.getconn()
+    try:
+        ConnectionPool.check_connection(connection)
+    except psycopg.Error:
+        connection.close()
+        pool.putconn(connection)
+        pool.drain()
+        return pool.getconn(timeout=max(0.0, until - time.monotonic()))
+    except BaseException:
+        pool.putconn(connection)
+        raise
+    return connection
 
 
 class PostgresDatabase:
