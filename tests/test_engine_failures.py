@@ -168,6 +168,84 @@ def test_a_copy_is_saved_by_itself(directory: Path, monkeypatch: Any) -> None:
     engine.close()
 
 
+def test_many_counts_are_saved_some_at_a_time(directory: Path, monkeypatch: Any) -> None:
+    """All of them are in the copy, and a decision has its turn between any two parts."""
+    boot = ["first"]
+    monkeypatch.setattr(lmdb_module, "_boot_id", lambda: boot[0])
+    monkeypatch.setattr(lmdb_module, "_SAVED_AT_ONCE", 7)
+    engine = LMDBCounters(str(directory), clock=lambda: 10**12)
+    names = [f"name {number:03}" for number in range(50)] + ["é", "n" * 500]
+    for name in names:
+        reserve(engine, name)
+    parts = 0
+    some = engine._some
+
+    def counted(first: bytes) -> Any:
+        nonlocal parts
+        parts += 1
+        assert reserve(engine, "name 000")  # which nothing holds up
+        return some(first)
+
+    monkeypatch.setattr(engine, "_some", counted)
+    engine.save()
+    before = len(engine.counts())
+    engine.close()
+    assert parts > 50 // 7
+    boot[0] = "second"
+    again = LMDBCounters(str(directory), clock=lambda: 10**12)
+    assert len(again.counts()) == before == len(names)
+    again.close()
+
+
+def test_a_copy_that_fails_takes_no_space(directory: Path, monkeypatch: Any) -> None:
+    """Of a full disk half a copy would take what is left; one of who was killed goes too."""
+    engine = LMDBCounters(str(directory))
+    reserve(engine)
+    old = directory / "counters2-saved.1-0.new"
+    old.write_bytes(b"x")
+    os.utime(old, (0, 0))
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreUnavailable, match="cannot be saved"):
+        engine.save()
+    monkeypatch.undo()
+    assert not list(directory.glob("*.new"))
+    engine.close()
+
+
+DAMAGED = {
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "text": lambda data: b"no database " * 1000,
+    "half": lambda data: data[: len(data) // 2],
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_copy_is_named(directory: Path, monkeypatch: Any, how: str) -> None:
+    """After a reboot it is neither used nor taken for none; without it the counts begin anew."""
+    boot = ["first"]
+    monkeypatch.setattr(lmdb_module, "_boot_id", lambda: boot[0])
+    engine = LMDBCounters(str(directory))
+    for number in range(300):
+        reserve(engine, f"name {number}")
+    engine.save()
+    engine.close()
+    saved = directory / "counters2-saved"
+    saved.write_bytes(DAMAGED[how](saved.read_bytes()))
+    boot[0] = "second"
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="counters2-saved are damaged"):
+            LMDBCounters(str(directory))
+    saved.unlink()
+    again = LMDBCounters(str(directory))
+    assert reserve(again)
+    again.close()
+
+
 def test_processes_that_save_at_once_do_not_meet(directory: Path) -> None:
     """Each writes a copy of its own: none fails, and what is there in the end is a whole one."""
     engine = LMDBCounters(str(directory))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ LOOK_SECONDS = 0.1
 """How long it may take until a file that was removed is noticed."""
 SAVE_SECONDS = 10.0
 """How much of the counts a power loss or a reboot may lose."""
+_SAVED_AT_ONCE = 2000
+"""Records that are read under the lock at once, in about a millisecond."""
+_PAUSES = 20
+"""How many times as long as it took to save them the counts are left alone after it."""
+_LEFT_OVER_SECONDS = 3600.0
+_numbers = count()
 _PREFIX = "counters2-"
 """Of the files' names, with the number of the records' form."""
 _YIELDS = 20
@@ -207,20 +213,55 @@ class LMDBCounters:
         self._reset()
 
     def save(self) -> None:
-        """Copy the counts to the file that is taken over after a reboot."""
-        temporary = f"{self._saved}.{os.getpid()}.new"  # others may be at it as well
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        """Copy the counts to the file that is taken over after a reboot.
+
+        Some at a time, so that no decision waits for all of them: each record is whole, and the
+        clock that is saved is that of the beginning, by which nothing leaves a window too early.
+        """
+        # Others, of this process and of others, may be at it as well.
+        temporary = f"{self._saved}.{os.getpid()}-{next(_numbers)}.new"
         try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                with self._locked():
-                    environment = self._opened()
-                    with environment.begin(write=True) as transaction:
-                        transaction.put(_CLOCK, struct.pack("=q", self._now().now))
-                    environment.copyfd(file.fileno())
-                os.fsync(file.fileno())  # which takes its time, and holds nobody up
-            os.replace(temporary, self._saved)
+            self._remove_left_over()
+            try:
+                self._write_copy(temporary)
+                os.replace(temporary, self._saved)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)  # half a copy would take the space of what still counts
         except (lmdb.Error, OSError) as error:
             raise _unavailable(f"the counts cannot be saved: {error}") from error
+
+    def _remove_left_over(self) -> None:
+        """Remove copies on which nobody works any more: who did was killed."""
+        for path in Path(self._directory).glob(f"{_PREFIX}saved.*.new"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
+                    path.unlink()
+
+    def _write_copy(self, path: str) -> None:
+        with self._locked():
+            size = self._opened().info()["map_size"]
+        # Without `writemap`: a disk that is full is told, and ends no process.
+        copy = lmdb.open(
+            path, subdir=False, lock=False, sync=False, map_size=size, mode=0o600, max_dbs=0
+        )
+        try:
+            with copy.begin(write=True) as transaction:
+                transaction.put(_CLOCK, struct.pack("=q", self._now().now))
+                after = b"\1"
+                while some := self._some(after):
+                    with transaction.cursor() as cursor:
+                        cursor.putmulti(some, append=True)
+                    after = some[-1][0] + b"\0"
+            copy.sync(True)  # which takes its time, and holds nobody up
+        finally:
+            copy.close()
+
+    def _some(self, first: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the next records from a key on."""
+        with self._transaction() as transaction, transaction.cursor() as cursor:
+            found = cursor.set_range(first)
+            return list(islice(cursor.iternext(), _SAVED_AT_ONCE)) if found else []
 
     def _now(self) -> Moment:
         return new_tuple(Moment, (self._clock() + self._offset, 0, 0))
@@ -349,9 +390,9 @@ class LMDBCounters:
     def _open(self) -> Any:
         known = os.path.exists(self._path)
         if not known:
+            self._remove_old_boots()
             if os.path.exists(self._saved):
                 _copy(self._saved, self._path)
-            self._remove_old_boots()
         size = max(FIRST_SIZE, os.path.getsize(self._path) if os.path.exists(self._path) else 0)
         try:
             environment = lmdb.open(
@@ -422,18 +463,22 @@ class LMDBCounters:
             return  # whoever meets the end is told
 
     def _keep_saving(self) -> None:
+        pause = SAVE_SECONDS
         while not self.closed:
-            _native.sleep(SAVE_SECONDS)
+            _native.sleep(pause)
             try:
                 age = time.time() - os.stat(self._saved).st_mtime
             except OSError:
                 age = SAVE_SECONDS
             if self.closed or age < SAVE_SECONDS / 2:
                 continue  # another process has just done it
+            began = time.monotonic()
             try:
                 self.save()
             except StoreUnavailable as error:
                 logger.error("%s", error)
+            # A million records take seconds, which are not to be spent all the time.
+            pause = max(SAVE_SECONDS, _PAUSES * (time.monotonic() - began))
 
 
 class _Step:
@@ -549,18 +594,46 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _copy(source: str, target: str) -> None:
-    """Take a saved file over; a copy that broke off is never taken for one."""
+    """Take a saved file over; a copy that broke off, or is damaged, is never taken for one."""
+    temporary = f"{target}.new"
     try:
         data = Path(source).read_bytes()
-        temporary = f"{target}.new"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
+        if not _is_sound(temporary, len(data)):
+            os.unlink(temporary)
+            raise _unavailable(
+                f"the saved counts in {source} are damaged; without that file they begin anew"
+            )
         os.replace(temporary, target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _unavailable("no space for the counts") from error
         raise _unavailable(f"the saved counts cannot be read: {error.strerror}") from error
+
+
+def _is_sound(path: str, size: int) -> bool:
+    """Whether a file is a database, and all of it is there."""
+    if not size:
+        return False
+    try:
+        environment = lmdb.open(
+            path, subdir=False, lock=False, readonly=True, map_size=max(FIRST_SIZE, size), max_dbs=0
+        )
+    except lmdb.Error:
+        return False
+    try:
+        # A page behind the file's end would end the process that reads it.
+        pages = environment.info()["last_pgno"] + 1
+        if pages * environment.stat()["psize"] > size:
+            return False
+        with environment.begin() as transaction:
+            return transaction.get(_CLOCK) is not None
+    except lmdb.Error:
+        return False
+    finally:
+        environment.close()
 
 
 def _unavailable(message: str) -> StoreUnavailable:
