@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHORTEST_TOKEN = 16
 DEFAULT_STORE = "sqlite:///aigw.db"
 MEMORY = "memory:"
 HEALTH = "/healthz"
@@ -152,6 +153,11 @@ def build_management(variables: Mapping[str, str], bind: str) -> WSGIApplication
     token = variables.get("AIGW_ADMIN_TOKEN")
     if not token:
         raise ValueError("AIGW_ADMIN_TOKEN is not set; the management API asks for it")
+    if len(token) < _SHORTEST_TOKEN:
+        logger.warning(
+            "AIGW_ADMIN_TOKEN is shorter than %d characters; it makes keys, and can be guessed",
+            _SHORTEST_TOKEN,
+        )
     store = open_store(
         variables.get("AIGW_STORE") or DEFAULT_STORE, secret=variables.get("AIGW_SECRET")
     )

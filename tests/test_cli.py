@@ -53,6 +53,18 @@ def test_a_key_may_be_created_disabled(store_url: str) -> None:
     assert open_store(store_url).keys.verify(token) is None
 
 
+def test_a_directory_of_metrics_that_is_not_there_is_a_mistake(store_url: str) -> None:
+    """Exit status 2 and the variable's name, not a traceback of a library's."""
+    variables = {
+        "PROMETHEUS_MULTIPROC_DIR": "/nonexistent",
+        "AIGW_ADMIN_TOKEN": "admin-0123456789",
+        "OPENAI_API_KEY": "sk-env",
+    }
+    told = run("serve", "--admin-bind", "127.0.0.1:0", store=store_url, env=variables)
+    assert told.exit_code == 2
+    assert "PROMETHEUS_MULTIPROC_DIR" in told.output
+
+
 def test_a_port_that_there_is_not_is_a_mistake(store_url: str) -> None:
     """Exit status 2 and the option's name, for either address."""
     for option in ("--bind", "--admin-bind"):

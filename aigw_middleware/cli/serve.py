@@ -157,11 +157,18 @@ def serve(
 
 
 def _share_metrics() -> None:
-    """Have all processes count in one directory; before prometheus-client is imported."""
-    if not os.environ.get(SHARED_METRICS):
+    """Have all processes count in one directory; before prometheus-client is imported.
+
+    Raises:
+        ValueError: there is none at the path that the operator gives.
+    """
+    directory = os.environ.get(SHARED_METRICS)
+    if not directory:
         directory = tempfile.mkdtemp(prefix="aigw-metrics-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         os.environ[SHARED_METRICS] = directory
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        raise ValueError(f"{SHARED_METRICS}: {directory} is no directory that can be written to")
 
 
 def _worker_ended(server: object, worker: Any) -> None:

@@ -244,9 +244,12 @@ def _with_fields(action: Json, where: str, moved: Moved) -> Json:
 def _guards(rule: Json) -> bool:
     """Whether a rule asks every client for a credential: what looks like it, and nothing else."""
     expressions = rule.get("expressions") or []
+    if not isinstance(expressions, list):
+        return False  # it is told of when the document is read
     for action in rule.get("actions", [rule]):
         if action.get("type") in ("jwt-validation", "basic-auth") and not expressions:
-            return (action.get("config") or {}).get("enforce") is not False
+            config = action.get("config")
+            return not isinstance(config, Mapping) or config.get("enforce") is not False
         if action.get("type") in ("custom-response", "deny") and len(expressions) == 1:
             text = str(expressions[0]).lower()
             return "authorization" in text or "x-api-key" in text

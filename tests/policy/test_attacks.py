@@ -244,6 +244,8 @@ def test_what_is_carried_over_is_not_opened(rules: list[Any]) -> None:
         [{"actions": 3}],
         [{"actions": [{"type": {}}]}],
         [{"type": "deny", "config": "x"}, {"type": "ai-gateway", "config": "abc"}],
+        [{"expressions": 3, "actions": [{"type": "deny", "config": []}]}],
+        [{"type": "basic-auth", "config": [1]}, {"type": "ai-gateway"}],
         [5],
         "x",
     ],
