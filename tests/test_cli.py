@@ -42,7 +42,13 @@ def store_url(tmp_path: Path) -> str:
 
 def run(*args: str, store: str = "", **options: Any) -> Result:
     env = {"AIGW_STORE": store} if store else {}
-    return CliRunner(env=env).invoke(aigw, args, **options)
+    before = dict(os.environ)
+    try:
+        return CliRunner(env=env).invoke(aigw, args, **options)
+    finally:
+        # `serve` shares a directory of metrics with its processes by a variable.
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def test_a_key_may_be_created_disabled(store_url: str) -> None:
