@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from cachetools import LRUCache
+from weakref import WeakKeyDictionary
 
 from .._saying import OnceAMinute
 from ..denial import Denial, refuse
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     Layer = Callable[[WSGIApplication], WSGIApplication]
 
 logger = logging.getLogger("aigw_middleware.policy")
-_said: LRUCache[tuple[int, str], OnceAMinute] = LRUCache(1000)
+# By the document itself: another one that is read later may get the number of one that has gone.
+_said: WeakKeyDictionary[object, dict[str, OnceAMinute]] = WeakKeyDictionary()
 
 FAILED = Denial("policy_error", "A rule of the gateway could not be judged for this request.")
 
@@ -170,7 +170,7 @@ def failed(environ: WSGIEnvironment, place: Place, error: EvaluationError) -> No
 
 def say(place: Place, message: str, *arguments: object) -> None:
     """Log what every request could repeat; for each rule once a minute."""
-    said = _said.setdefault((id(place.owner), place.label), OnceAMinute(logger))
+    said = _said.setdefault(place.owner, {}).setdefault(place.label, OnceAMinute(logger))
     said.error(f"%s: {message}", place.label, *arguments)
 
 

@@ -662,6 +662,14 @@ def test_a_guarding_rule_that_fails_refuses(guard: dict[str, Any], caplog: Any) 
     assert call(policy(rule(guard, when=[failing, "false"])), "/x").status == 200
 
 
+def test_each_document_says_what_fails_in_it(caplog: Any) -> None:
+    """One that is read later says it too, whatever memory the last one leaves to it."""
+    failing = rule(action("deny"), when=["req.headers['x-absent'][0] == 'x'"])
+    for said in range(1, 21):
+        call(policy(failing), "/x")
+        assert caplog.text.count("an expression failed") == said
+
+
 def test_any_other_rule_that_fails_is_skipped(caplog: Any) -> None:
     """And so is an action whose value fails; both are counted."""
     failing = "req.headers['x-absent'][0]"
