@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import threading
@@ -667,6 +668,7 @@ def test_each_document_says_what_fails_in_it(caplog: Any) -> None:
     failing = rule(action("deny"), when=["req.headers['x-absent'][0] == 'x'"])
     for said in range(1, 21):
         call(policy(failing), "/x")
+        gc.collect()
         assert caplog.text.count("an expression failed") == said
 
 
