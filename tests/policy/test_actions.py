@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import logging
 import threading
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from aigw_middleware import KeyAuth, StaticKeys, TrafficPolicy, open_counters, stack
 from aigw_middleware.environ import DECISIONS, KEY
+from aigw_middleware.policy import steps
 from aigw_middleware.policy.steps import Place, say
 
 from ..support import CHAT, Inner, call, make_environ, send
@@ -663,21 +665,21 @@ def test_a_guarding_rule_that_fails_refuses(guard: dict[str, Any], caplog: Any) 
     assert call(policy(rule(guard, when=[failing, "false"])), "/x").status == 200
 
 
-def test_each_document_says_what_fails_in_it(caplog: Any) -> None:
-    """One that is read later says it too, though it stands where another one stood in memory."""
+def test_what_a_document_has_said_goes_with_it(caplog: Any) -> None:
+    """One that is read later says it too, though it may stand where this one stood in memory."""
 
     class Document:
         pass
 
     first = Document()
-    place_in_memory = id(first)
     say(Place(first, "rule 1", True), "failed")
+    say(Place(first, "rule 1", True), "failed")
+    assert caplog.text.count("rule 1: failed") == 1
+    assert first in steps._said
+    known = len(steps._said)
     del first
-    others = [Document()]
-    while id(others[-1]) != place_in_memory:
-        others.append(Document())
-    say(Place(others[-1], "rule 1", True), "failed")
-    assert caplog.text.count("rule 1: failed") == 2
+    gc.collect()
+    assert len(steps._said) < known
 
 
 def test_any_other_rule_that_fails_is_skipped(caplog: Any) -> None:
