@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ MOST_BYTES = 64 * 1024
 MOST_TOKENS = 10_000
 MOST_LOOPS = 8
 MOST_NESTED = 2
+MOST_SECONDS = 0.1
+"""How long an expression with loops within each other may take before it calls a function."""
 MOST_LOOPED = 128
 MOST_INDEXED = 50
 """How often `has(map[name])` may stand in an expression."""
@@ -134,6 +137,7 @@ class Expression:
         self.source = source
         self._looks = tuple(reading.looks.items())
         self._functions = reading.functions
+        self._is_nested = reading.is_nested
         self._of_request = tuple(reading.of_request)
         try:
             self._program = cel.compile(reading.rewritten)
@@ -151,7 +155,7 @@ class Expression:
         Raises:
             EvaluationError: it has none.
         """
-        context = dict(self._functions)
+        context = self._timed() if self._is_nested else dict(self._functions)
         for path, look in self._looks:
             try:
                 value = look(state)
@@ -176,6 +180,18 @@ class Expression:
                 raise EvaluationError(str(error)) from None
         return value
 
+    def _timed(self) -> dict[str, Any]:
+        """Return the functions, each of which fails when the time is over.
+
+        The inner of two loops calls them again for each item of the outer one, and a client
+        chooses the size of what they work on.
+        """
+        until = time.monotonic() + MOST_SECONDS
+        return {
+            name: partial(_in_time, function, until) if callable(function) else function
+            for name, function in self._functions.items()
+        }
+
     def holds(self, state: State) -> bool:
         """Return whether it is true for a request.
 
@@ -186,6 +202,12 @@ class Expression:
         if not isinstance(value, bool):
             raise EvaluationError("it is neither true nor false")
         return value
+
+
+def _in_time(function: Callable[..., Any], until: float, *arguments: Any) -> Any:
+    if time.monotonic() > until:
+        raise ValueError("an expression takes too long")
+    return function(*arguments)
 
 
 def _reason(error: Exception) -> str:
@@ -270,6 +292,7 @@ class _Reading:
             (sum(1 for _, begins, ends in found if begins <= b <= ends) for _, b, _ in found),
             default=0,
         )
+        self.is_nested = nested > 1
         if nested > MOST_NESTED:
             raise ExpressionError(f"loops stand within each other at most {MOST_NESTED} deep")
         if found and self._longest_list() > MOST_LOOPED:

@@ -22,6 +22,7 @@ from aigw_middleware import (
 )
 from aigw_middleware.errors import StoreUnavailable
 from aigw_middleware.explaining import Described, KnownKey, explain
+from aigw_middleware.policy import expressions
 from aigw_middleware.policy.document import read
 from aigw_middleware.policy.mistakes import PolicyError
 from aigw_middleware.policy.moving import from_ngrok
@@ -414,6 +415,21 @@ def test_a_client_cannot_make_an_expression_dear() -> None:
         before = time.process_time()
         assert call(app, "/x", **pairs).code == "policy_error"
         assert time.process_time() - before < 0.5
+
+
+def test_loops_within_each_other_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long header in the inner loop: what takes longer than it may fails, and is refused."""
+    nested = (
+        "req.headers['x'][0].split(',').map(a, req.headers['x'][0].split(',').map(b, a)).size() > 0"
+    )
+    app = policy(rule(action("deny"), when=[nested]))
+    assert call(app, "/x", HTTP_X="1,2").code is None
+    monkeypatch.setattr(expressions, "MOST_SECONDS", 0.0)
+    assert call(app, "/x", HTTP_X="1,2").code == "policy_error"
+    single = policy(
+        rule(action("deny"), when=["req.headers['x'][0].split(',').exists(a, a == '1')"])
+    )
+    assert call(single, "/x", HTTP_X="1,2").status == 403
 
 
 def test_variables_cannot_grow_without_end() -> None:
