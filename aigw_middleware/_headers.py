@@ -69,6 +69,11 @@ def header(headers: Sequence[tuple[str, str]], name: str) -> str:
     return ""
 
 
+def without(headers: Sequence[tuple[str, str]], name: str) -> list[tuple[str, str]]:
+    """Return headers without those called `name` (lower case)."""
+    return [pair for pair in headers if pair[0].lower() != name]
+
+
 def is_event_stream(headers: Sequence[tuple[str, str]]) -> bool:
     """Whether the body is an event stream (https://html.spec.whatwg.org/#parsing-an-event-stream)."""
     return header(headers, "content-type").partition(";")[0].strip().lower() == "text/event-stream"

@@ -10,11 +10,11 @@ import json
 import math
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .body import discard_unread
 from .dialects import client_dialect
-from .environ import request_id
+from .environ import DECISIONS, request_id
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -44,6 +44,23 @@ STATUSES = {
 }
 
 
+class Judge(NamedTuple):
+    """A gate that hands its rule inwards.
+
+    Attributes:
+        gate: its name.
+        place: the number of its decision in `aigw.decisions`.
+    """
+
+    gate: str
+    place: int
+
+
+def judge_of(environ: WSGIEnvironment, gate: str) -> Judge:
+    """Return a gate as the judge of the request that it is about to decide on."""
+    return Judge(gate, len(environ.get(DECISIONS, ())))
+
+
 @dataclass(frozen=True, slots=True)
 class Denial:
     """Why a request is refused.
@@ -54,8 +71,7 @@ class Denial:
         headers: further response headers, `(name, value)` pairs.
         param: the field of the body that is wrong, for dialects that name it.
         retryable: False where the client's own retry could bill a request twice.
-        gate: the name of the gate whose rule it is, where a forwarder judges by it; else empty.
-        place: the number of that gate's decision in `aigw.decisions`.
+        judge: the gate whose rule it is, where a forwarder judges by it; else None.
     """
 
     code: str
@@ -63,8 +79,7 @@ class Denial:
     headers: tuple[tuple[str, str], ...] = ()
     param: str | None = None
     retryable: bool = True
-    gate: str = ""
-    place: int = -1
+    judge: Judge | None = None
 
     @property
     def status(self) -> int:
@@ -75,6 +90,10 @@ class Denial:
     def retry_after(self) -> int:
         """The seconds in `Retry-After`; 0 where there is none."""
         return int(dict(self.headers).get("Retry-After", 0))
+
+    def of(self, judge: Judge) -> Denial:
+        """Return this denial as that of a gate's rule, for a forwarder to speak."""
+        return replace(self, judge=judge)
 
     def with_retry_after(self, seconds: float) -> Denial:
         """Return this denial with `Retry-After` in whole seconds, rounded up (RFC 9110 §10.2.3)."""

@@ -256,7 +256,7 @@ class _Walk:
         if isinstance(plan, Finding):
             return plan, None
         if isinstance(plan, Denial):
-            return _refusal(part, plan, rule_of=plan.gate), None
+            return _refusal(part, plan), None
         return Finding(part, "asks", ", then ".join(c.name for c in plan.candidates)), None
 
     def _plan(self, forwarder: UpstreamForwarder, path: Any) -> Any:
@@ -285,10 +285,10 @@ def _failed(part: str, error: Exception, *, guards: bool) -> Finding:
     return Finding(part, verdict, f"policy_error: {error}", status)
 
 
-def _refusal(part: str, denial: Denial, *, enforced: bool = True, rule_of: str = "") -> Finding:
+def _refusal(part: str, denial: Denial, *, enforced: bool = True) -> Finding:
     reason = f"{denial.code}: {denial.message}"
-    if rule_of:
-        reason += f" (a rule of {rule_of})"
+    if denial.judge is not None:
+        reason += f" (a rule of {denial.judge.gate})"
     return Finding(part, "refuses", reason, denial.status, enforced)
 
 

@@ -100,10 +100,13 @@ class Gate:
 
 def refused_within(environ: WSGIEnvironment, denial: Denial) -> None:
     """Tell in the decisions that a gate's rule has refused the request, judged by a forwarder."""
-    decisions = environ.get(DECISIONS, ())
-    if denial.place < len(decisions) and decisions[denial.place].gate == denial.gate:
+    decisions, judge = environ.get(DECISIONS, ()), denial.judge
+    if judge is None or judge.place >= len(decisions):
+        return
+    decision = decisions[judge.place]
+    if decision.gate == judge.gate:
         told = {"allowed": False, "code": denial.code, "reason": denial.message}
-        decisions[denial.place] = decisions[denial.place]._replace(**told)
+        decisions[judge.place] = decision._replace(**told)
 
 
 def _reporting(denial: Denial, start_response: StartResponse) -> StartResponse:

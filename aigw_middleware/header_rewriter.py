@@ -99,9 +99,7 @@ def _fold(name: str) -> str:
 
 
 def _read(option: str, changes: Mapping[str, Any] | None) -> _Changes | None:
-    if changes is None:
-        return None
-    if not isinstance(changes, Mapping):
+    if changes is not None and not isinstance(changes, Mapping):
         raise ValueError(f"{option}: must be a mapping of operations")
     if not changes:
         return None

@@ -8,16 +8,15 @@ candidate. It does not read prompts: what is said to an allowed model is not its
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ._options import flag
 from ._paths import PathPatterns
 from .body import put_members
-from .denial import Denial, body_denial
+from .denial import Denial, Judge, body_denial, judge_of
 from .dialects import PLAIN, Output, spoken
-from .environ import DECISIONS, MODEL, PROVIDER, full_path
+from .environ import MODEL, PROVIDER, full_path
 from .errors import BodyError
 from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
@@ -108,7 +107,7 @@ class ModelAccess(Gate):
         if spoken(environ)[0] is PLAIN:
             if hand_on:
                 # A layer within may have it ask for an AI path: then it is judged there.
-                rule = partial(self._judge_within, len(environ.get(DECISIONS, ())))
+                rule = partial(self._judge_within, judge_of(environ, self.gate_name))
                 environ.setdefault(MODEL_RULES, []).append(rule)
             return None
         try:
@@ -126,7 +125,7 @@ class ModelAccess(Gate):
         )
 
     def _judge_within(
-        self, place: int, environ: WSGIEnvironment, provider: str | None, model: str | None
+        self, judge: Judge, environ: WSGIEnvironment, provider: str | None, model: str | None
     ) -> Denial | None:
         """Judge what is forwarded in the end, and lower its cap; a rule for the forwarder."""
         try:
@@ -136,13 +135,15 @@ class ModelAccess(Gate):
                 self._lower(environ, self._max_output)
         except BodyError as error:
             denial = body_denial(error)
-        return None if denial is None else replace(denial, gate=self.gate_name, place=place)
+        return None if denial is None else denial.of(judge)
 
     def _judge_size(self, environ: WSGIEnvironment) -> Denial | None:
         if self._max_input is not None and text_tokens(environ) > self._max_input:
             return Denial("input_tokens_exceeded", _TOO_LONG.format(self._max_input))
-        output = None if self._max_output is None else wanted_output(environ)
-        if self._max_output is None or output is None:
+        if self._max_output is None:
+            return None
+        output = wanted_output(environ)
+        if output is None:
             return None
         if _together(output) > self._max_output:
             return Denial("invalid_request", _TOO_MANY.format(self._max_output), param="n")

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ._options import several
-from .denial import Denial, body_denial
+from .denial import Denial, Judge, body_denial, judge_of
 from .dialects import PLAIN, spoken
-from .environ import DECISIONS
 from .errors import BodyError, BodyInvalid
 from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
@@ -129,8 +127,7 @@ def judge_models(
         optional: whether a request that names no model is let through.
     """
     if hand_on:
-        place = len(environ.get(DECISIONS, ()))
-        rule = partial(_judge_final, rules, (gate, place), optional)
+        rule = partial(_judge_final, rules, judge_of(environ, gate), optional)
         environ.setdefault(MODEL_RULES, []).append(rule)
         if has_final_judge(app):
             return None
@@ -161,7 +158,7 @@ def _judge_named(
 
 def _judge_final(
     rules: ModelRules,
-    told_by: tuple[str, int],
+    judge: Judge,
     optional: bool,
     environ: WSGIEnvironment,
     provider: str | None,
@@ -169,7 +166,7 @@ def _judge_final(
 ) -> Denial | None:
     """Judge what a forwarder will ask for; the gate's rule speaks."""
     denial = _judge_one(rules, environ, optional, provider, model)
-    return None if denial is None else replace(denial, gate=told_by[0], place=told_by[1])
+    return None if denial is None else denial.of(judge)
 
 
 def _judge_one(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._headers import header, is_event_stream, is_token
+from ._headers import header, is_event_stream, is_token, without
 from ._iterables import Block
 from ._options import flag
 from ._responding import with_headers
@@ -444,7 +444,7 @@ class UpstreamForwarder:
         metering = self._metering(environ, answer)
         # Neither of the two has a body, whatever the upstream announces.
         if response.status in (204, 304) or (metering is not None and metering.cuts):
-            headers = [header for header in headers if header[0].lower() != "content-length"]
+            headers = without(headers, "content-length")
         on_end = self._ending(environ, answer, metering)
         whole = None
         try:
@@ -496,8 +496,8 @@ class UpstreamForwarder:
                 return
             is_over = True
             health.end(answer.candidate)
-            is_last = metering is not None and metering.meter.is_over
-            environ[OVER] = answer.response.done or is_last or OVER in environ
+            if answer.response.done or (metering is not None and metering.meter.is_over):
+                environ[OVER] = True
             try:
                 if metering is not None:
                     metering.conclude()
@@ -538,8 +538,7 @@ class UpstreamForwarder:
 def _refused(
     environ: WSGIEnvironment, start_response: StartResponse, denial: Denial
 ) -> list[bytes]:
-    if denial.gate:
-        refused_within(environ, denial)
+    refused_within(environ, denial)
     return refuse(environ, start_response, denial)
 
 
@@ -682,7 +681,7 @@ def _unshown(environ: WSGIEnvironment) -> Callable[[int], bytes]:
 
 
 def _replaced_body(headers: list[tuple[str, str]], length: int) -> list[tuple[str, str]]:
-    kept = [pair for pair in headers if pair[0].lower() != "content-type"]
+    kept = without(headers, "content-type")
     return _replaced_length([*kept, ("Content-Type", "application/json")], length, decoded=True)
 
 

@@ -1113,6 +1113,22 @@ def test_a_client_that_hangs_up_frees_a_silent_provider() -> None:
     here.close()
 
 
+def call_and_leave(
+    app: Any, begun: threading.Event, client: socket.socket, server: socket.socket
+) -> Any:
+    """Ask, and hang up once the provider has `begun`."""
+
+    def leave() -> None:
+        begun.wait(20)
+        client.shutdown(socket.SHUT_RDWR)
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    answer = call(app, CHAT, body=BODY, **{"gunicorn.socket": server})
+    thread.join()
+    return answer
+
+
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"])
 def test_a_client_that_hangs_up_before_the_first_byte_frees_the_provider(head: bytes) -> None:
     """STR-2: silent before its head or behind it: the connection closes, nobody else is asked."""
@@ -1136,14 +1152,7 @@ def test_a_client_that_hangs_up_before_the_first_byte_frees_the_provider(head: b
         ]
         app = UpstreamForwarder(upstream=upstream, retry_unsafe=True)
 
-        def leave() -> None:
-            begun.wait(20)
-            client.shutdown(socket.SHUT_RDWR)
-
-        thread = threading.Thread(target=leave)
-        thread.start()
-        answer = call(app, CHAT, body=BODY, **{"gunicorn.socket": server})
-        thread.join()
+        answer = call_and_leave(app, begun, client, server)
         assert provider.gone.wait(20)
         assert second.connections == 0
     assert answer.environ["aigw.end"] == "client_left"
@@ -1164,14 +1173,7 @@ def test_a_client_that_hangs_up_within_an_error_frees_the_provider() -> None:
         upstream = Provider("a", base_url=provider.url, api_keys=["k" * 9])
         app = UpstreamForwarder(upstream=upstream)
 
-        def leave() -> None:
-            begun.wait(20)
-            client.shutdown(socket.SHUT_RDWR)
-
-        thread = threading.Thread(target=leave)
-        thread.start()
-        answer = call(app, CHAT, body=BODY, **{"gunicorn.socket": server})
-        thread.join()
+        answer = call_and_leave(app, begun, client, server)
         assert provider.gone.wait(20)
     assert answer.environ["aigw.end"] == "client_left"
     assert not health._in_flight

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     together: int
 
 
-MOST_BATCHED = 100_000
+_MOST_BATCHED = 100_000
 """Requests in a batch: https://docs.anthropic.com/en/docs/build-with-claude/batch-processing"""
 
 
@@ -214,6 +214,18 @@ def caps(document: Mapping[str, Any], *names: str, within: Path = ()) -> dict[Pa
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BodyInvalid(f"{name} must be a positive whole number.")
         found[(*within, name)] = value
+    return found
+
+
+def batched(entries: object) -> list[Any]:
+    """Return the requests of a batch, none where it is no list.
+
+    Raises:
+        BodyInvalid: there are too many.
+    """
+    found = entries if isinstance(entries, list) else []
+    if len(found) > _MOST_BATCHED:
+        raise BodyInvalid(f"A batch has at most {_MOST_BATCHED} requests.")
     return found
 
 

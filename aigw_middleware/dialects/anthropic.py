@@ -9,9 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import BodyInvalid
 from ..splice import Path
-from ._base import MOST_BATCHED, Batch, Dialect, Json, Output, Tokens, _event, caps, figure
+from ._base import Batch, Dialect, Json, Output, Tokens, _event, batched, caps, figure
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -87,9 +86,7 @@ def _of_batch(requests: object) -> Output:
     Raises:
         BodyInvalid: a cap is none, or there are too many requests.
     """
-    entries = requests if isinstance(requests, list) else []
-    if len(entries) > MOST_BATCHED:
-        raise BodyInvalid(f"A batch has at most {MOST_BATCHED} requests.")
+    entries = batched(requests)
     named: dict[Path, int] = {}
     for number, entry in enumerate(entries):
         params = entry.get("params") if isinstance(entry, Mapping) else None

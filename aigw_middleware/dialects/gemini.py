@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BodyInvalid
 from ..splice import Path
-from ._base import MOST_BATCHED, Batch, Dialect, Json, Output, Tokens, caps, count_of, figure
+from ._base import Batch, Dialect, Json, Output, Tokens, batched, caps, count_of, figure
 from .openai import OPENAI
 
 _STATUSES = {
@@ -154,11 +154,7 @@ def _batched(document: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, A
         for name, config in _objects(batch, "inputConfig", "input_config"):
             for inner, inlined in _objects(config, "requests"):
                 place = (outer, name, inner, "requests")
-                entries = inlined.get("requests")
-                entries = entries if isinstance(entries, list) else []
-                if len(entries) > MOST_BATCHED:
-                    raise BodyInvalid(f"A batch has at most {MOST_BATCHED} requests.")
-                for number, entry in enumerate(entries):
+                for number, entry in enumerate(batched(inlined.get("requests"))):
                     if isinstance(entry, Mapping):
                         for last, request in _objects(entry, "request"):
                             yield (*place, number, last), request

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..dialects import Dialect, Tokens
+from .codings import CODINGS, decompressor
 
 MOST = 32 * 1024 * 1024
 """Bytes of a whole answer that are read; of a longer one nothing is known."""
@@ -20,9 +21,6 @@ MOST_EVENT = 8 * 1024 * 1024
 """Bytes of one event that are held together; a longer one passes unread."""
 BYTES_A_TOKEN = 4
 """By what the text of an answer that broke off is counted, where nobody has told its tokens."""
-
-CODINGS = frozenset({"identity", "gzip", "x-gzip", "deflate"})
-"""The content codings that can be read here."""
 
 # The text of what is said, in every dialect, as it stands in an event.
 _TEXT = re.compile(
@@ -271,6 +269,6 @@ def _decoder(coding: str) -> Callable[[bytes], bytes]:
     if coding in ("", "identity"):
         return bytes
     if coding in CODINGS:
-        reader = zlib.decompressobj(wbits=47 if coding != "deflate" else zlib.MAX_WBITS)
+        reader = decompressor(coding)
         return lambda data: reader.decompress(data, MOST)
     return lambda data: b""

@@ -7,13 +7,14 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .._headers import header
+from .._headers import header, without
 from ..body import Body
 from ..dialects import PLAIN, Dialect, Tokens, spoken
 from ..environ import BODY, MODEL, OVER, PROVIDER, USAGE
 from ..usage.figures import NANO, Usage
 from ..usage.prices import Prices
-from .meter import BYTES_A_TOKEN, CODINGS, EventMeter, Meter, WholeMeter
+from .codings import CODINGS, IDENTITY
+from .meter import BYTES_A_TOKEN, EventMeter, Meter, WholeMeter
 from .route import AIPath
 
 if TYPE_CHECKING:
@@ -159,5 +160,4 @@ def _codings_read(accepted: str) -> str:
 
 def without_codings(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return a request's headers, asking for a stream as it is: an event is to be taken out."""
-    kept = [pair for pair in headers if pair[0].lower() != "accept-encoding"]
-    return [*kept, ("Accept-Encoding", "identity")]
+    return [*without(headers, "accept-encoding"), IDENTITY]

@@ -21,8 +21,9 @@ from ..dialects import Dialect
 from ..errors import BodyInvalid, UpstreamError
 from ..model_rules import MODEL_RULES
 from ..providers import Provider
+from .codings import IDENTITY
 from .naming import Aliases, resolve
-from .reading import IDENTITY, read_whole
+from .reading import read_whole
 from .route import AIPath, provider_candidates
 from .transport import Request, Transport
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-import zlib
 
 from .._headers import header
 from ..errors import UpstreamBroken
+from .codings import decode
 from .transport import Request, Timeouts, Transport
-
-IDENTITY = ("Accept-Encoding", "identity")
 
 
 def read_whole(request: Request, transport: Transport, deadline: float, *, most: int) -> bytes:
@@ -37,18 +35,8 @@ def read_whole(request: Request, transport: Transport, deadline: float, *, most:
                 raise UpstreamBroken("the answer is too long")
     finally:
         response.close()
-    return _decoded(bytes(data), header(response.headers, "content-encoding").lower(), most)
-
-
-def _decoded(data: bytes, coding: str, most: int) -> bytes:
-    """Take the coding off that some servers use unasked."""
-    if coding in ("", "identity"):
-        return data
-    reader = zlib.decompressobj(wbits=47)  # gzip or zlib, as the data says
-    try:
-        plain = reader.decompress(data, most)
-    except zlib.error:
-        raise UpstreamBroken(f"the answer's coding {coding} cannot be read") from None
-    if not reader.eof:
-        raise UpstreamBroken("the answer is too long, or broke off")
+    # Some servers use a coding unasked.
+    plain = decode(bytes(data), header(response.headers, "content-encoding"), most=most)
+    if plain is None:
+        raise UpstreamBroken("the answer's coding cannot be read, or it is too long")
     return plain

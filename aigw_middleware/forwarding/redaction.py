@@ -6,8 +6,9 @@ are searched: a successful answer is passed on as it comes.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
+
+from .codings import decode
 
 MARK = "[redacted]"
 _MOST_DECODED = 8 * 1024 * 1024
@@ -34,25 +35,10 @@ def redact_body(body: bytes, coding: str, secrets: Iterable[str]) -> tuple[bytes
     Returns:
         None where the body cannot be read: nobody can say that no secret is in it.
     """
-    plain = decode(body, coding)
+    plain = decode(body, coding, most=_MOST_DECODED)
     if plain is None:
         return None
     clean = plain
     for secret in secrets:
         clean = clean.replace(secret.encode(), MARK.encode())
     return (body, False) if clean == plain else (clean, bool(coding))
-
-
-def decode(body: bytes, coding: str) -> bytes | None:
-    """Return `body` without its coding; None where the coding is not known or the data is bad."""
-    coding = coding.strip().lower()
-    if coding in ("", "identity"):
-        return body
-    if coding not in ("gzip", "x-gzip", "deflate"):
-        return None
-    reader = zlib.decompressobj(wbits=47 if coding != "deflate" else zlib.MAX_WBITS)
-    try:
-        plain = reader.decompress(body, _MOST_DECODED)
-    except zlib.error:
-        return None
-    return plain if reader.eof and not reader.unused_data else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._headers import HOP_BY_HOP
+from .._headers import HOP_BY_HOP, without
 from .http1 import connection_options
 
 # The WSGI server in front writes the first two for itself (gunicorn always does), we the others.
@@ -25,5 +25,7 @@ def _one_length(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     lengths = [value for name, value in headers if name.lower() == "content-length"]
     if len(lengths) < 2 and not any("," in value for value in lengths):
         return headers
-    kept = [header for header in headers if header[0].lower() != "content-length"]
-    return [*kept, ("Content-Length", lengths[0].partition(",")[0].strip(" \t"))]
+    return [
+        *without(headers, "content-length"),
+        ("Content-Length", lengths[0].partition(",")[0].strip(" \t")),
+    ]

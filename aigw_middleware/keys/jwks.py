@@ -205,7 +205,8 @@ def _address(url: str) -> tuple[BaseURL, str]:
 def _fetch(base: BaseURL, target: str) -> list[Key] | None:
     """Return the keys that are there, None where they cannot be had in time or read."""
     # With the forwarder's own client, whose deadline holds however slowly the bytes come.
-    from ..forwarding.reading import IDENTITY, read_whole
+    from ..forwarding.codings import IDENTITY
+    from ..forwarding.reading import read_whole
     from ..forwarding.transport import Request, shared_transport
 
     deadline = time.monotonic() + FETCH_SECONDS

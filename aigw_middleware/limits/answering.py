@@ -88,7 +88,7 @@ class HeldAnswer(Wrapped):
         usage = self._environ.get(USAGE)
         # Only a stream can be told to end: of another answer all is used when its usage is known,
         # and so it is with the stream's last event.
-        if usage is not None and self._head.is_events and not self._environ.get(OVER):
+        if usage is not None and self._head.is_events and OVER not in self._environ:
             unit = self._holding.outgrown_by(usage)
             if unit is not None:
                 return self._end(refusal(unit), data)

@@ -9,16 +9,15 @@ stands within.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._responding import Headers, with_headers
 from ..body import put_members
 from ..counters.engine import Decision, Demand, Engine
-from ..denial import Denial, body_denial, store_denial
+from ..denial import Denial, Judge, body_denial, judge_of, store_denial
 from ..dialects import PLAIN, client_dialect, spoken
-from ..environ import ATTEMPTS, DECISIONS, MODEL, PROVIDER, RATE_REPORTS
+from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
 from ..providers.catalogue import readings
@@ -38,6 +37,7 @@ RESERVERS = "aigw.reservers"
 each attempt: each reserves what the candidate may cost, in the place of what the last one did."""
 
 _ATTEMPTS = 4
+_NOBODY = Judge("", -1)
 
 
 class NamedLimits:
@@ -139,8 +139,8 @@ class NamedLimits:
             want = wanted(environ) if self._looks_inside else None
         except BodyError as error:
             return body_denial(error), holding
-        place = len(environ.get(DECISIONS, ()))
-        case = _Case(engine, bucket, environ, want, holding, enforce, gate, place)
+        judge = judge_of(environ, gate)
+        case = _Case(engine, bucket, environ, want, holding, enforce, judge)
         hands_on = bool(self._late) and enforce
         waits = hands_on and has_final_judge(app)
         # Without a forwarder within all that will be known is known: one step, or none. Behind
@@ -211,7 +211,7 @@ class NamedLimits:
             denial = on_down(error)
         # Of a request that is refused for good nothing is kept; another candidate may still do.
         holding.refused = denial is not None and not case.environ.get(ATTEMPTS)
-        return None if denial is None else replace(denial, gate=case.gate, place=case.place)
+        return None if denial is None else denial.of(case.judge)
 
     def _hold(
         self,
@@ -257,24 +257,21 @@ class NamedLimits:
                 break
             output = smaller
         reports = self._report(case.environ, [one for one, _ in prepared], decision)
-        if late or again:
-            holding.late_reports += [
-                report
-                for report, (one, _) in zip(reports, prepared, strict=True)
-                if late or one in self._late
-            ]
+        # What goes with the candidate that it is reserved for.
+        passing = chosen if late else self._late if again else ()
+        holding.late_reports += [
+            report for report, (one, _) in zip(reports, prepared, strict=True) if one in passing
+        ]
         if not decision.admitted:
             return _denial(prepared, decision)
-        settles = late or bool(self._late)  # else a request that was counted stays counted
+        settles = bool(self._late)  # else a request that was counted stays counted
         for (one, demand), mark in zip(prepared, decision.marks, strict=True):
             if one.limit.unit == REQUESTS and not settles:
                 continue
-            is_late = late or (again and one in self._late)
-            holding.add(one.limit.unit, demand, mark, price=price, late=is_late)
+            holding.add(one.limit.unit, demand, mark, price=price, late=one in passing)
         if want is not None and uncapped and _bounds_output(prepared):
             cap = output or DEFAULT_OUTPUT
-            stays = not again or _bounds_output([pair for pair in prepared if pair[0] in self._now])
-            if not late and stays:  # else it goes with the candidate that it was reserved for
+            if _bounds_output([pair for pair in prepared if pair[0] not in passing]):
                 holding.early_output = cap
             if case.enforce:
                 with_cap(case.environ, want.cap, cap, holding)
@@ -303,8 +300,7 @@ class _Case(NamedTuple):
     want: Wanted | None
     holding: Holding
     enforce: bool
-    gate: str = ""
-    place: int = -1
+    judge: Judge = _NOBODY
 
 
 class _Named:

@@ -113,11 +113,12 @@ class Prices:
             return None
         if provider is not None:
             return self._of(provider.lower(), model.lower())
-        found = self._given.get(model.lower()) or self._given_anywhere.get(model.lower())
-        meanings = iter(readings(model.lower()))
-        while found is None and (meaning := next(meanings, None)) is not None:
-            found = self._of(*meaning)
-        return found
+        name = model.lower()
+        found = self._given.get(name) or self._given_anywhere.get(name)
+        if found is not None:
+            return found
+        prices = (self._of(*meaning) for meaning in readings(name))
+        return next((price for price in prices if price is not None), None)
 
     def _of(self, provider: str | None, model: str) -> Price | None:
         if self._given:

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aigw_middleware import open_store
@@ -56,13 +57,16 @@ OTHER_WAYS = [
 ]
 
 
-def _hold(port: int, beginning: bytes, more: bytes) -> None:
-    """Begin twelve requests on four threads and let each drip: others are served, they are cut."""
-    slow = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(12)]
+@contextmanager
+def _dripping(
+    port: int, clients: int, beginning: bytes, more: bytes, seconds: float
+) -> Iterator[list[socket.socket]]:
+    """Begin so many requests, and let each drip on every few seconds, until it is cut."""
+    slow = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(clients)]
     stop = threading.Event()
 
     def drip() -> None:
-        while not stop.wait(0.1):
+        while not stop.wait(seconds):
             for sock in slow:
                 with suppress(OSError):  # it was cut
                     sock.sendall(more)
@@ -73,17 +77,23 @@ def _hold(port: int, beginning: bytes, more: bytes) -> None:
     thread = threading.Thread(target=drip)
     thread.start()
     try:
+        yield slow
+    finally:
+        stop.set()
+        thread.join()
+        for sock in slow:
+            sock.close()
+
+
+def _hold(port: int, beginning: bytes, more: bytes) -> None:
+    """Begin twelve requests on four threads and let each drip: others are served, they are cut."""
+    with _dripping(port, 12, beginning, more, 0.1) as slow:
         for _ in range(5):
             assert _ask(port, "/healthz") == 200
         for sock in slow:
             with suppress(ConnectionResetError):
                 while sock.recv(65536):
                     continue
-    finally:
-        stop.set()
-        thread.join()
-        for sock in slow:
-            sock.close()
 
 
 def _send_ahead(port: int) -> None:
@@ -100,36 +110,13 @@ def _send_ahead(port: int) -> None:
 
 
 def _drip(port: int, token: str) -> None:
-    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(SLOW)]
-    stop = threading.Event()
-
-    def drip() -> None:
-        for sock in slow:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
-        while not stop.wait(0.2):
-            for sock in slow:
-                try:
-                    sock.send(b"a")
-                except OSError:
-                    continue  # it was cut, which is what is waited for below
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    try:
+    with _dripping(port, SLOW, b"GET /healthz HTTP/1.1\r\nX-Slow: ", b"a", 0.2) as slow:
         for _ in range(20):
             assert _ask(port, "/healthz") == 200
             assert _ask(port, "/v1/models", {"X-Api-Key": token}) == 502
         for sock in slow:
-            sock.settimeout(20)
-            try:
+            with suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
-            except ConnectionResetError:
-                continue
-    finally:
-        stop.set()
-        thread.join()
-        for sock in slow:
-            sock.close()
 
 
 def _ask(port: int, path: str, headers: dict[str, str] | None = None) -> int:
