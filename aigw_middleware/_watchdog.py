@@ -35,18 +35,19 @@ class Watchdog:
         self._lock = threading.Lock()
         self._streams: set[Stream] = set()
         self._wake = threading.Event()
+        self._asleep = False
         self._running = False
 
     def add(self, stream: Stream) -> None:
         """Watch `stream` until it is removed."""
         with self._lock:
-            is_first = not self._streams
             self._streams.add(stream)
             if not self._running:
                 self._running = True
                 thread = threading.Thread(target=self._run, name="aigw-watchdog", daemon=True)
                 thread.start()
-            if is_first:  # else the thread is awake
+            if self._asleep:
+                self._asleep = False
                 self._wake.set()
 
     def remove(self, stream: Stream) -> None:
@@ -57,9 +58,13 @@ class Watchdog:
     def _run(self) -> None:
         pause = threading.Event()  # never set: a wait that gevent can patch
         while True:
+            # Before it looks, also after it was woken: most answers have ended by then, and a
+            # thread that wakes for each of them would take turns with those that serve.
+            pause.wait(INTERVAL)
             with self._lock:
                 streams = list(self._streams)
                 if not streams:
+                    self._asleep = True
                     self._wake.clear()
             if not streams:
                 self._wake.wait()
@@ -70,7 +75,6 @@ class Watchdog:
                 except Exception:
                     # `check` may ask an object of the user's own; the other streams go on.
                     logger.exception("a stream could not be checked")
-            pause.wait(INTERVAL)
 
 
 watchdog = Watchdog()
