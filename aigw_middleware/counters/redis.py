@@ -1,9 +1,10 @@
 """Counts that many machines share, in Redis 6.2 and up or Valkey.
 
 One script call a decision, by the server's clock, which never runs backwards for a record. All
-keys have one hash tag, so that a cluster keeps them together. Nothing is retried: a call that
-was not answered in time may have been done, and then its units stay reserved until they leave
-their window, which errs on the side of the limit.
+keys have one hash tag, so that a cluster keeps them together, on the node that any other names
+(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/, "MOVED Redirection").
+Nothing is retried: a call that was not answered in time may have been done, and then its units
+stay reserved until they leave their window, which errs on the side of the limit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -40,13 +41,14 @@ _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _NO_CALENDAR = (0,) * 7
 _Numbers = tuple[int, ...]
 CONNECTIONS = 256
+T = TypeVar("T")
 
 
 class RedisCounters:
     """Counts in a Redis database.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py reads them.
+        url: `redis://`, `rediss://` or `unix://`, as redis-py reads them; of a cluster any node.
         deadline: seconds that a decision may take, connecting included.
         wall_clock: returns microseconds since 1970, by which calendars are looked up.
 
@@ -67,7 +69,7 @@ class RedisCounters:
         self._deadline = deadline
         try:
             self._clock = threading.local()
-            self._client = redis.Redis.from_url(
+            self._named = redis.Redis.from_url(
                 url,
                 connection_class=_bounded(urlsplit(url).scheme, self._clock),
                 socket_timeout=deadline,
@@ -82,6 +84,7 @@ class RedisCounters:
         except ValueError:
             # Whatever it says may repeat a password.
             raise ValueError("counters: the redis URL cannot be read") from None
+        self._client = self._named  # or the node of a cluster that has the counts
         self._use(SCRIPT)
         self._wall_clock = wall_clock
         self._resting_until = 0.0
@@ -118,9 +121,9 @@ class RedisCounters:
     def counts(self, prefix: str = "") -> list[Count]:
         """Return what is counted under the names that begin with `prefix`."""
         with self._asking(_LISTING_SECONDS):
+            keys = self._keys(prefix)
             seconds, rest = self._client.time()
             now = seconds * 1_000_000 + rest
-            keys = self._keys(prefix)
             values: list[Any] = [self._client.get(key) for key in keys]
         found = []
         for key, value in zip(keys, values, strict=True):
@@ -137,13 +140,17 @@ class RedisCounters:
 
     def forget(self, names: Sequence[str]) -> int:
         """Forget the counts of just these names."""
+        if not names:
+            return 0
+        keys = [_TAG + name for name in names]
         with self._asking(_LISTING_SECONDS):
-            return sum(int(self._client.delete(_TAG + name)) for name in names)
+            return self._on_its_node(lambda client: int(client.delete(*keys)))
 
     def close(self) -> None:
         """Close the connections of this process."""
         self.closed = True
         self._client.close()
+        self._named.close()
 
     def _decide(self, what: str, demands: Sequence[Demand]) -> Decision:
         keys = [_TAG + demand.name for demand in demands]
@@ -161,15 +168,45 @@ class RedisCounters:
 
     def _run(self, what: str, keys: Sequence[str], arguments: Sequence[_Numbers]) -> bytes:
         """Run the script, which the server knows after the first time."""
-        client: Any = self._client
         numbers = [number for some in arguments for number in some]
         packed = struct.pack(f">{len(numbers)}d", *numbers)
+
+        def run(client: Any) -> bytes:
+            try:
+                answer: bytes = client.evalsha(self._sha, len(keys), *keys, what, packed)
+            except redis.exceptions.NoScriptError:
+                client.script_load(self._source)
+                answer = client.evalsha(self._sha, len(keys), *keys, what, packed)
+            return answer
+
+        return self._on_its_node(run)
+
+    def _on_its_node(self, ask: Callable[[Any], T]) -> T:
+        """Ask the server; where that is a node of a cluster, the one that it names."""
         try:
-            answer: bytes = client.evalsha(self._sha, len(keys), *keys, what, packed)
-        except redis.exceptions.NoScriptError:
-            client.script_load(self._source)
-            answer = client.evalsha(self._sha, len(keys), *keys, what, packed)
-        return answer
+            return ask(self._client)
+        except redis.exceptions.MovedError as moved:
+            # Refused before anything was done, so that it may be asked again.
+            self._follow(moved.host, moved.port)
+            return ask(self._client)
+
+    def _follow(self, host: str, port: int) -> None:
+        """Ask another node from now on."""
+        pool = self._named.connection_pool
+        options = {**pool.connection_kwargs, "port": port}
+        if host:  # none stands for the one that was asked
+            options["host"] = host
+        left, self._client = (
+            self._client,
+            redis.Redis(
+                connection_pool=redis.ConnectionPool(
+                    connection_class=pool.connection_class, max_connections=CONNECTIONS, **options
+                )
+            ),
+        )
+        self._checked = False
+        if left is not self._named:
+            left.connection_pool.disconnect(inuse_connections=False)
 
     def _arguments(self, demand: Demand, *, mark: int, used: int) -> _Numbers:
         """Return what the script gets of a demand, always as many numbers."""
@@ -188,6 +225,7 @@ class RedisCounters:
         return (*head, begins, ends, next_ends, 0, 0, 0, last_begins)
 
     def _keys(self, prefix: str) -> list[bytes]:
+        self._on_its_node(lambda client: client.exists(_TAG))  # a scan is refused by none
         escaped = "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in _TAG + prefix)
         return list(self._client.scan_iter(match=escaped + "*", count=1000))
 
@@ -241,6 +279,7 @@ class _Asking:
         elif isinstance(error, redis.ConnectionError | redis.TimeoutError):
             counters._resting_until = time.monotonic() + REST_SECONDS
             counters._checked = False
+            counters._client = counters._named  # of a cluster another node may know more by then
             raise counters._unavailable(f"gave no answer ({type(error).__name__})") from None
         elif isinstance(error, redis.RedisError) and _is_replica(error):
             # Another server is the master by now: its name leads there, old connections do not.
@@ -248,15 +287,20 @@ class _Asking:
             counters._checked = False
             raise counters._unavailable("refused (READONLY)") from None
         elif isinstance(error, redis.RedisError):
-            # OOM, BUSY, NOPERM, LOADING: the first word tells.
-            first = str(error).partition(" ")[0][:40]
-            raise counters._unavailable(f"refused ({first})") from None
+            raise counters._unavailable(f"refused ({_code(error)})") from None
 
 
 def _is_replica(error: redis.RedisError) -> bool:
     """Whether a server takes no writes; within a script some versions tell it in another way."""
     told = isinstance(error, redis.ReadOnlyError | redis.exceptions.MasterDownError)
     return told or "READONLY" in str(error)
+
+
+def _code(error: redis.RedisError) -> str:
+    """Return why a server refused: without what it says, in which there may be anything."""
+    if type(error) is redis.ResponseError:
+        return str(error).partition(" ")[0][:40]  # BUSY, MISCONF, NOREPLICAS, ...
+    return type(error).__name__.removesuffix("Error")  # of those redis-py drops the word
 
 
 def _bounded(scheme: str, clock: Any) -> type[redis.Connection]:
