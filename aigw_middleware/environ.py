@@ -127,6 +127,10 @@ _next_number = count(1).__next__
 _process_prefix = ""
 
 
+_SCRIPT_NAME_HEADER = "HTTP_SCRIPT_NAME"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
 def _new_prefix() -> None:
     """Give this process its own random prefix of request ids; a fork must not share it."""
     global _process_prefix
@@ -147,7 +151,7 @@ def enter(environ: WSGIEnvironment) -> None:
 
     Gives the request its id, and takes out what a server copied from the process's environment:
     our secrets, and `HTTP_PROXY`, which is either that variable or a client's attempt to be
-    taken for it (CVE-2016-5385, "httpoxy").
+    taken for it (CVE-2016-5385, "httpoxy"). A method is judged as it will be served.
     """
     if REQUEST_ID in environ:
         return
@@ -157,6 +161,10 @@ def enter(environ: WSGIEnvironment) -> None:
         if name in environ:
             del environ[name]
     environ.pop("HTTP_PROXY", None)
+    method = environ.get("REQUEST_METHOD", "")
+    if method not in _METHODS and method.upper() in _METHODS:
+        # Another method (RFC 9110 §9.1), but Django, Flask and Bottle serve it as this one.
+        environ["REQUEST_METHOD"] = method.upper()
 
 
 def request_id(environ: WSGIEnvironment) -> str:
@@ -179,15 +187,34 @@ def suffixes(environ: WSGIEnvironment) -> Iterator[str]:
     whoever routes by PATH_INFO sees it without. A server may even take SCRIPT_NAME from the
     client (gunicorn does, from a proxy that it trusts). So a rule that guards looks at each.
     """
-    return suffixes_of(environ.get("SCRIPT_NAME", ""), full_path(environ))
+    return suffixes_of(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""))
 
 
-def suffixes_of(script: str, path: str) -> Iterator[str]:
-    """Yield the same of a whole path that begins with `script`."""
+def suffixes_of(script: str, path_info: str) -> Iterator[str]:
+    """Yield the same of a path in two parts: what an application sees that routes by the second.
+
+    The parts need not meet at a slash: gunicorn makes `/a` and `dmin` of `/admin`.
+    """
+    path = script + path_info or "/"
     yield path
+    if not script:
+        return
     start = 0
-    while script and (start := path.find("/", start + 1)) >= 0 and start <= len(script):
+    while (start := path.find("/", start + 1)) >= 0 and start < len(script):
         yield path[start:]
+    yield path_info if path_info[:1] == "/" else "/" + path_info
+
+
+def meant_paths(environ: WSGIEnvironment) -> tuple[str, ...]:
+    """Return the paths of which each must match where a rule opens a door.
+
+    SCRIPT_NAME + PATH_INFO; where SCRIPT_NAME came in a header, which gunicorn takes from a proxy
+    that it trusts and a client may have sent through it, PATH_INFO by itself too.
+    """
+    path = full_path(environ)
+    if _SCRIPT_NAME_HEADER not in environ:
+        return (path,)
+    return (path, environ.get("PATH_INFO") or "/")
 
 
 def full_path(environ: WSGIEnvironment) -> str:

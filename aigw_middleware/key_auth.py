@@ -29,7 +29,7 @@ from .environ import (
     QUERY_CREDENTIALS,
     STAND_INS,
     WATCHED,
-    full_path,
+    meant_paths,
     stand_in,
 )
 from .errors import KeyRevoked, StoreUnavailable
@@ -87,8 +87,9 @@ class KeyAuth(LimitedGate):
             `verify(token, *, endpoint=None) -> ApiKey | None`.
         endpoint: the endpoint that this is; a key made for another one is refused.
         exempt: paths (`/healthz`) or prefixes (`/static/*`) that need no key and are left
-            untouched, judged on SCRIPT_NAME + PATH_INFO; a path with dot or empty segments
-            never is exempt.
+            untouched, judged on SCRIPT_NAME + PATH_INFO, and on PATH_INFO alone too where
+            SCRIPT_NAME came in a header (gunicorn); a path with dot or empty segments, controls
+            or bytes that are no UTF-8 never is exempt.
         headers: the headers that may carry the key: `Authorization` as a bearer token (the
             scheme in any case, RFC 6750 §2.1), the others bare. Two different tokens in one
             request are refused.
@@ -203,7 +204,7 @@ class KeyAuth(LimitedGate):
         return _RevocableBody(iterable, alive)
 
     def _is_exempt(self, environ: WSGIEnvironment) -> bool:
-        if not self._exempt or not self._exempt.opens(full_path(environ)):
+        if not self._exempt or not all(map(self._exempt.opens, meant_paths(environ))):
             return False
         # What SCRIPT_NAME adds must not make an AI path look like an exempt one.
         dialect, path, _ = spoken(environ)

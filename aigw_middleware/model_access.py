@@ -2,7 +2,9 @@
 
 Use it where a key alone should not open everything that a provider has. What is judged is the
 model that is asked in the end: where an `UpstreamForwarder` stands within, it asks before each
-candidate. It does not read prompts: what is said to an allowed model is not its affair.
+candidate. It does not read prompts: what is said to an allowed model is not its affair. Only the
+paths of AI APIs are judged, those that begin with `/v1/` or `/v1beta/` once SCRIPT_NAME is taken
+off: a request for `/api/chat` of your own passes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ._paths import PathPatterns
 from .body import put_members
 from .denial import Denial, Judge, body_denial, judge_of
 from .dialects import PLAIN, Output, spoken
-from .environ import MODEL, PROVIDER, full_path
+from .environ import MODEL, PROVIDER, meant_paths
 from .errors import BodyError
 from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
@@ -119,7 +121,7 @@ class ModelAccess(Gate):
         if self._rules is None:
             return None
         # A path that is listed needs no model; one that names one is judged all the same.
-        optional = bool(self._paths) and self._paths.opens(full_path(environ))
+        optional = bool(self._paths) and all(map(self._paths.opens, meant_paths(environ)))
         return judge_models(
             self._rules, environ, self.app, gate=self.gate_name, hand_on=hand_on, optional=optional
         )

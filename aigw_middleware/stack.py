@@ -31,9 +31,10 @@ def stack(
             middleware class, or any function of that form.
         paths: the paths that the layers guard, exact (`/admin`) or by prefix (`/v1/*`, which is
             `/v1` too); every other request goes straight to `app`. Judged on SCRIPT_NAME +
-            PATH_INFO, and on that without segments of SCRIPT_NAME, without regard to case; a
-            path with dot or empty segments is always guarded, since the application may read it
-            as another one. An `UpstreamForwarder` within forwards nothing that no gate has
+            PATH_INFO, and on that without segments of SCRIPT_NAME, without regard to case and to
+            a slash at the end; always guarded is a path that the application may read as another
+            one: with dot or empty segments, controls or bytes that are no UTF-8, or without a
+            slash at its beginning. An `UpstreamForwarder` within forwards nothing that no gate has
             judged. None: all paths.
 
     Raises:

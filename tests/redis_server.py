@@ -125,8 +125,8 @@ def running_cluster(directory: Path, count: int) -> Iterator[list[ClusterNode]]:
     """Run nodes that know each other; the last one has all slots."""
     nodes: list[ClusterNode] = []
     try:
-        for number in range(count):
-            nodes.append(ClusterNode(directory / f"node{number}"))
+        for number in range(count):  # one by one: what is running by then is stopped
+            nodes += [ClusterNode(directory / f"node{number}")]
         for node in nodes[1:]:
             nodes[0].asked("CLUSTER MEET", "127.0.0.1", node.port)
         nodes[-1].asked("CLUSTER ADDSLOTS", *range(16384))

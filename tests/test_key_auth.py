@@ -212,6 +212,14 @@ def test_a_prefix_from_the_client_opens_no_ai_path() -> None:
     assert call(app, "/v1/models").status == 200
 
 
+def test_a_prefix_that_came_in_a_header_opens_no_path_of_the_app() -> None:
+    """SCRIPT_NAME comes from a header under gunicorn: then what the app routes by must be exempt too."""
+    app, _ = guarded(exempt=["/static/*"])
+    header = {"SCRIPT_NAME": "/static", "HTTP_SCRIPT_NAME": "/static"}
+    assert call(app, "/admin", **header).status == 401
+    assert call(app, "/static/app.css", **header).status == 200
+
+
 def test_a_store_key_end_to_end(tmp_path: Path) -> None:
     """A key of a store passes until it is deleted; the record in the environ has no token."""
     store = open_store(f"sqlite:///{tmp_path}/aigw.db")

@@ -24,7 +24,7 @@ from aigw_middleware import (
     stack,
 )
 
-from .support import CHAT, Inner, answering, call, make_environ, raw_provider
+from .support import CHAT, Inner, answering, call, call_oddly, make_environ, raw_provider
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 NOWHERE = "http://127.0.0.1:9"
@@ -69,6 +69,27 @@ def test_patterns(allow: Any, deny: Any, model: str, passes: bool) -> None:
     answer = call(ModelAccess(Inner(), allow, deny=deny), CHAT, body=chat(model))
     assert answer.status == (200 if passes else 403)
     assert answer.code == (None if passes else "model_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("path", "environ"),
+    [
+        ("v1/chat/completions", {}),
+        ("/v1/ch\xffat/completions", {}),
+        ("/v1/chat/completions\n", {}),
+        (CHAT, {"REQUEST_METHOD": "post"}),
+        (CHAT, {"SCRIPT_NAME": "/v1/models"}),
+        (CHAT, {"SCRIPT_NAME": "/v1/files"}),
+        ("v1/chat/completions", {"SCRIPT_NAME": "/a"}),
+    ],
+)
+def test_what_an_app_serves_as_a_chat_is_judged_as_one(path: str, environ: dict[str, Any]) -> None:
+    """Spellings of path and method that Flask, Bottle or Falcon take for a chat, some servers do."""
+    app = ModelAccess(Inner(), deny=["gpt-4o"], paths=["/v1/files/*"])
+    assert call_oddly(app, path, body=chat(), **environ).code == "model_not_allowed"
+    capped = ModelAccess(Inner(), max_output_tokens=100, lower_output=False)
+    answer = call_oddly(capped, path, body=chat(max_tokens=9999), **environ)
+    assert answer.code == "invalid_request"
 
 
 class Keys:

@@ -20,7 +20,7 @@ from aigw_middleware import (
     stack,
 )
 
-from .support import Inner, call, make_environ
+from .support import Inner, call, call_oddly, make_environ
 
 KEYS = StaticKeys({"ci": "s3cret"})
 NOWHERE = "http://127.0.0.1:9"
@@ -195,6 +195,13 @@ GUARDED = [
     pytest.param("/x/..", True, id="dots at the end"),
     pytest.param("/x/..;/v1", True, id="dots with a parameter"),
     pytest.param("/x\\..\\v1", True, id="backslashes"),
+    pytest.param("admin", True, id="no slash at its beginning"),
+    pytest.param("./admin", True, id="a dot at its beginning"),
+    pytest.param("", False, id="nothing"),
+    pytest.param("/admin/", True, id="an exact path with a slash behind it"),
+    pytest.param("/ad\xffmin", True, id="a byte that is no UTF-8"),
+    pytest.param("/admin\n", True, id="a newline at the end"),
+    pytest.param("/caf\xc3\xa9", False, id="letters that are UTF-8"),
     pytest.param("/files/a..b", False, id="dots within a name"),
     pytest.param("/.well-known/x", False, id="a name that begins with a dot"),
 ]
@@ -205,7 +212,7 @@ def test_paths_guard_what_matches_in_any_spelling(path: str, guarded: bool) -> N
     """`paths` guards exact paths and prefixes, and every path that could be read as another."""
     inner = Inner()
     app = stack(inner, LAYERS["key"], paths=["/v1/*", "/admin"])
-    assert call(app, path).status == (401 if guarded else 200)
+    assert call_oddly(app, path).status == (401 if guarded else 200)
 
 
 def test_paths_are_judged_on_the_whole_path() -> None:
@@ -215,6 +222,12 @@ def test_paths_are_judged_on_the_whole_path() -> None:
     assert call(app, "/chat/completions", SCRIPT_NAME="/app/v1").status == 401
     assert call(app, "/v1/x", SCRIPT_NAME="/other").status == 401
     assert call(app, "/x", SCRIPT_NAME="/other").status == 200
+
+
+def test_a_prefix_that_ends_within_a_segment_hides_nothing() -> None:
+    """With SCRIPT_NAME=/a gunicorn makes PATH_INFO `v1/x` of `/av1/x`; Flask serves /v1/x then."""
+    app = stack(Inner(), LAYERS["key"], paths=["/v1/*"])
+    assert call_oddly(app, "v1/x", SCRIPT_NAME="/a").status == 401
 
 
 @pytest.mark.parametrize("path", ["/v1beta/models/g:generateContent", "/v1beta/openai/embeddings"])

@@ -113,8 +113,9 @@ class Spoken(NamedTuple):
 def spoken(environ: WSGIEnvironment) -> Spoken:
     """Return the dialect of a request and its path in that dialect.
 
-    The whole path counts; where it means nothing, what is left of it behind the prefixes that
-    the gateway is mounted below. `PLAIN` and the whole path where none of it is an AI API's.
+    What an application routes by counts, PATH_INFO, then the whole path; where neither means
+    anything, what is left of it behind the prefixes that the gateway is mounted below. `PLAIN`
+    and the whole path where none of it is an AI API's.
     """
     script, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
     # Every layer asks, and few paths are asked for: a long one is not worth a place in memory.
@@ -125,13 +126,9 @@ def spoken(environ: WSGIEnvironment) -> Spoken:
 @lru_cache(maxsize=1024)
 def _spoken(script: str, path_info: str, is_google: bool, is_anthropic: bool) -> Spoken:
     whole = script + path_info or "/"
-    for path in suffixes_of(script, whole):
-        dialect = _dialect_of(path, is_google, is_anthropic)
-        if dialect is not PLAIN:
-            return Spoken(dialect, path, dialect.rest(path))
-    if not is_canonical(whole):
+    for spelling in (path_info, *suffixes_of(script, path_info)):
         # Whoever resolves `/v1//x` or `/a/../v1/x` sees an AI path: it is judged as that.
-        path = resolved(whole)
+        path = spelling if is_canonical(spelling) else resolved(spelling)
         dialect = _dialect_of(path, is_google, is_anthropic)
         if dialect is not PLAIN:
             return Spoken(dialect, path, dialect.rest(path))

@@ -14,6 +14,8 @@ from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from aigw_middleware import (
     HeaderRewriter,
@@ -295,3 +297,63 @@ def test_without_a_key_no_view_is_reached(app: Any, path: str) -> None:
     assert (answer.status, answer.code) == (401, "invalid_api_key")
     assert counting.closed == 0
     assert answer.environ[PROBE].environ == {}
+
+
+ODD = [
+    "\xff",
+    "\xc0\xaf",
+    "\xed\xa0\x80",
+    "\n",
+    "\r\n",
+    "\t",
+    "\0",
+    "/",
+    "//",
+    "/.",
+    "./",
+    "\\",
+    ";x",
+    " ",
+]
+
+
+def reached(app: Any, script_name: str, path_info: str) -> bool:
+    """Whether a request by that path reaches the view; as no validator would let it through."""
+    started: list[str] = []
+    environ = make_environ("/", **{PROBE: Probe()})
+    environ |= {"SCRIPT_NAME": script_name, "PATH_INFO": path_info, "HTTP_COOKIE": "session=s1"}
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        started.append(status)
+        return lambda data: None
+
+    try:
+        chunks = app(environ, start_response)
+    except UnicodeError:  # some apps break on bytes that are no text
+        return False
+    body = b"".join(chunks)
+    if hasattr(chunks, "close"):
+        chunks.close()
+    return started[-1].startswith("200") and b"s1" in body
+
+
+@given(
+    odd=st.lists(st.tuples(st.integers(0, 8), st.sampled_from(ODD)), max_size=2),
+    cut=st.integers(0, 3),
+    bare_slash=st.booleans(),
+    capital=st.booleans(),
+    script=st.sampled_from(["", "/a", "/cookies", "/static"]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_spelling_of_a_guarded_path_reaches_its_view(
+    app: Any, odd: list[tuple[int, str]], cut: int, bare_slash: bool, capital: bool, script: str
+) -> None:
+    """Whatever path a framework takes for `/cookies`, the layers do too, however it is mounted."""
+    path = "/COOKIES" if capital else "/cookies"
+    for position, letters in odd:
+        path = path[:position] + letters + path[position:]
+    if bare_slash:
+        path = path.removeprefix("/")
+    guarded = stack(app, partial(KeyAuth, keys=StaticKeys({"web": TOKEN})), paths=["/cookies"])
+    assert not reached(guarded, script, path)
+    assert not reached(guarded, script + path[:cut], path[cut:])
