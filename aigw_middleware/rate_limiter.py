@@ -23,6 +23,7 @@ from .errors import BodyError, StoreUnavailable
 from .limits import parse_limits
 from .limits.enforcing import NamedLimits
 from .limits.limited import LimitedGate
+from .limits.naming import name_of
 from .limits.newcomers import Newcomers
 from .limits.wanted import wanted_model
 
@@ -67,7 +68,8 @@ class RateLimiter(LimitedGate):
             own. Memory counts for one process: under several workers each counts alone.
         name: limiters of the same name on one engine share their counts. By default it is made
             from `by`, and a limit's unit and window always belong to it, but not its amount, so
-            that a changed limit goes on counting.
+            that a changed limit goes on counting. Name it where `by` is a lambda, a closure or a
+            partial that may change: another one is counted anew.
         prices: from `provider/model` to USD a million (input, output) tokens, before those of
             `genai-prices`.
         fail_open: True lets requests in when the engine gives no answer, and logs it.
@@ -178,13 +180,7 @@ def _bucket(by: str | Bucket | Iterable[str | Bucket]) -> tuple[Bucket, str]:
 
 def _one_bucket(by: str | Bucket) -> tuple[Bucket, str]:
     if callable(by):
-        named = by if hasattr(by, "__qualname__") else type(by)
-        text = f"{named.__module__}.{named.__qualname__}"
-        if named.__qualname__.endswith("<lambda>"):
-            # Two of them have one name, but not one place.
-            code = by.__code__
-            text += f":{code.co_firstlineno}:{hash(code) & 0xFFFF}"
-        return lambda environ: _bounded(str(by(environ))), text
+        return lambda environ: _bounded(str(by(environ))), name_of(by)
     if by in _BUCKETS:
         return _BUCKETS[by], by
     kind, _, name = by.partition(":") if isinstance(by, str) else ("", "", "")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aigw_middleware import ApiKey, RateLimiter, StoreUnavailable, open_counters, stack
+from aigw_middleware import ApiKey, RateLimiter, StoreUnavailable, Usage, open_counters, stack
 from aigw_middleware.counters.memory import MemoryCounters
+from aigw_middleware.limits import holding
 
 from .support import CHAT, Clock, Inner, call, in_child, make_environ
 
@@ -326,3 +331,77 @@ def test_a_judgement_makes_no_bucket() -> None:
     for number in range(1100):
         assert app.judge(make_environ(HTTP_X_USER=f"user{number}")) is None
     assert all(call(app, HTTP_X_USER=f"new{number}").status == 200 for number in range(8))
+
+
+BY_TENANT = """
+import sys
+from aigw_middleware import RateLimiter
+from tests.support import Inner, call
+
+def header(key):
+    return lambda environ: environ.get(key, "")
+
+by = {"lambda": lambda environ: environ.get("HTTP_X_TENANT", ""), "closure": header("HTTP_X_TENANT")}
+app = RateLimiter(Inner(), "2/min", by=by[sys.argv[1]], counters=sys.argv[2])
+print(call(app, HTTP_X_TENANT="a").status)
+"""
+
+
+@pytest.mark.parametrize("kind", ["lambda", "closure"])
+def test_what_counts_by_a_callable_is_one_count_in_all_processes(kind: str, tmp_path: Path) -> None:
+    """LIM-1: three processes that were started by themselves, on one engine: two pass, not six."""
+    seen = []
+    for seed in ("1", "2", "3"):
+        environ = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", BY_TENANT, kind, f"lmdb:///{tmp_path}/counts"]
+        seen.append(subprocess.run(command, env=environ, capture_output=True, check=True).stdout)
+    assert seen == [b"200\n", b"200\n", b"429\n"]
+
+
+def by_header(key: str) -> Any:
+    return lambda environ: environ.get(key, "")
+
+
+def value_of(key: str, environ: dict[str, Any]) -> str:
+    return str(environ.get(key, ""))
+
+
+@pytest.mark.parametrize("make", [by_header, lambda key: partial(value_of, key)])
+def test_callables_that_were_made_with_other_things_count_apart(make: Any) -> None:
+    """Two closures of one function, two partials: each limiter has a count of its own."""
+    counters = open_counters("memory:")
+    inner = RateLimiter(Inner(), "2/min", by=make("HTTP_X_USER"), counters=counters)
+    app = RateLimiter(inner, "2/min", by=make("HTTP_X_TEAM"), counters=counters)
+    assert [call(app).status for _ in range(3)] == [200, 200, 429]
+
+
+class Reporting:
+    """An app that asks a model by itself and tells what it used."""
+
+    def __init__(self, **told: Any) -> None:
+        self.told = {f"aigw.{name}": value for name, value in told.items()}
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ.update(self.told)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"ok"]
+
+
+def test_an_app_that_tells_its_model_is_counted_in_money() -> None:
+    """The price is that of the model which the app tells with its tokens, once it has answered."""
+    used = Usage(input_tokens=100_000, output_tokens=100_000)
+    app = RateLimiter(
+        Reporting(usage=used, provider="openai", model="gpt-x"),
+        "1 usd/day",
+        by="global",
+        prices={"openai/gpt-x": (5, 5)},
+    )
+    assert [call(app, "/ask").status for _ in range(2)] == [200, 429]
+
+
+def test_money_that_cannot_be_counted_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that tells tokens and no model under a limit of money: the log says so."""
+    app = RateLimiter(Reporting(usage=Usage(10, 10)), "1 usd/day", by="global")
+    holding._said._last = float("-inf")
+    assert call(app, "/ask").status == 200
+    assert "limit of money cannot count" in caplog.text

@@ -116,4 +116,4 @@ class HeldAnswer(Wrapped):
         try:
             self.close_inner()
         finally:
-            self._holding.close(self._head.status_of(self._environ), self._environ.get(USAGE))
+            self._holding.close(self._head.status_of(self._environ), self._environ)

@@ -82,7 +82,7 @@ class NamedLimits:
             chosen = [*self._now, *self._late]
             provider, model = _asked_for(environ, want)
             price = self._prices.of(provider, model) if self._late else None
-            case = _Case(engine, bucket, environ, want, Holding(engine), False)
+            case = _Case(engine, bucket, environ, want, Holding(engine, self._prices), False)
             output = None if want is None else _most_output(chosen, want, price)
             prepared = _prepare(chosen, case, provider, model, price, output)
             if isinstance(prepared, Denial):
@@ -134,7 +134,7 @@ class NamedLimits:
         Raises:
             StoreUnavailable: the engine gave no answer; nothing is held.
         """
-        holding = Holding(engine)
+        holding = Holding(engine, self._prices)
         try:
             want = wanted(environ) if self._looks_inside else None
         except BodyError as error:

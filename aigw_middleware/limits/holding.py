@@ -6,11 +6,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._saying import OnceAMinute
 from ..counters.engine import DEADLINE, Demand, Engine, Settlement
 from ..counters.keeper import keeper_of
+from ..environ import MODEL, PROVIDER, USAGE
 from ..errors import StoreUnavailable
 from ..usage.figures import Figures, figures_of
-from ..usage.prices import Price
+from ..usage.prices import Price, Prices
 from .grammar import CONCURRENT, REQUESTS, TOKENS, USD, tokens_of
 from .headers import Report
 from .states import LEASE, SECOND
@@ -18,7 +20,10 @@ from .states import LEASE, SECOND
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from _typeshed.wsgi import WSGIEnvironment
+
 logger = logging.getLogger(__name__)
+_said = OnceAMinute(logger)
 
 
 class _Held(NamedTuple):
@@ -34,9 +39,10 @@ class Holding:
 
     Args:
         engine: where they are.
+        prices: by which money is settled that was reserved when nobody knew the model.
 
     Attributes:
-        engine: the same.
+        engine: where they are.
         refused: whether the last candidate was refused what depends on it.
         early_output: the output tokens an answer that were reserved where the client named no cap,
             of limits that do not depend on the candidate.
@@ -44,9 +50,10 @@ class Holding:
         good_until: the `time.monotonic()` until which its slots are known to be held.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, prices: Prices) -> None:
         keeper_of(engine).drain()
         self.engine = engine
+        self._prices = prices
         self._held: list[_Held] = []
         self._closed = False
         self._charged = Figures(0, 0, 0, 0, None)
@@ -97,17 +104,21 @@ class Holding:
         """Whether the request is counted under that name already."""
         return any(held.unit == REQUESTS and held.demand.name == name for held in self._held)
 
-    def close(self, status: int, usage: Any) -> None:
+    def close(self, status: int, environ: WSGIEnvironment) -> None:
         """Settle to what was really used; harmless a second time.
 
         Args:
             status: the answer's; 0 where none was begun (the app has raised, and may have asked
                 its provider).
-            usage: what the answer has used, None where nobody tells: then all that was
-                reserved stays counted for an answer that succeeded, nothing for another.
+            environ: the request, in whose `aigw.usage` stands what the answer has used. Where
+                nobody tells, all that was reserved stays counted for an answer that succeeded,
+                nothing for another.
         """
         if self._closed:
             return
+        usage = environ.get(USAGE)
+        if usage is not None and any(h.unit == USD and h.price is None for h in self._held):
+            self._price(environ)
         if self.refused:  # what is refused spends nothing
             settlements = [Settlement(h.demand, h.mark, 0) for h in self._held]
         else:
@@ -117,6 +128,21 @@ class Holding:
             keeper_of(self.engine).remove(self)
         self._held = []
         self._settle(settlements)
+
+    def _price(self, environ: WSGIEnvironment) -> None:
+        """Price what was reserved before anybody knew the model: an app of its own tells it."""
+        price = self._prices.of(environ.get(PROVIDER), environ.get(MODEL))
+        if price is not None:
+            self._held = [
+                held if held.price is not None else held._replace(price=price)
+                for held in self._held
+            ]
+        elif figures_of(environ[USAGE]).cost is None:
+            _said.error(
+                "a limit of money cannot count what %s used: neither a cost nor the price of a "
+                "model is known (see aigw.usage, aigw.provider and aigw.model)",
+                environ.get("PATH_INFO", ""),
+            )
 
     def renewals(self) -> list[Settlement]:
         """Return what renews its slots."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._iterables import WHOLE
 from ..denial import Denial, store_denial
-from ..environ import RATE_REPORTS, USAGE
+from ..environ import RATE_REPORTS
 from ..errors import StoreUnavailable
 from ..gate import Gate
 from .answering import Head, HeldAnswer
@@ -102,7 +102,7 @@ class LimitedGate(Gate):
 
     @staticmethod
     def _let_go(environ: WSGIEnvironment, kept: _Kept) -> None:
-        kept.holding.close(kept.head.status_of(environ), environ.get(USAGE))
+        kept.holding.close(kept.head.status_of(environ), environ)
 
 
 def _refusal(limits: NamedLimits, unit: str) -> Denial:
