@@ -90,7 +90,8 @@ class Observer:
             return iterable
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(iterable, wrapper):
-            entry.finish(None)  # the server sends the file by itself
+            entry.is_sent_by_server = True
+            entry.finish(None)
             return iterable
         return _ObservedBody(iterable, entry)
 
@@ -104,12 +105,13 @@ class _Entry:
         self._began = time.monotonic()
         self._came = time.time_ns() // 1000
         # As they came: an inner layer may change them.
-        self._path = full_path(environ)[:LONGEST]
+        self._path = _shown(full_path(environ))[:LONGEST]
         self._method = environ.get("REQUEST_METHOD", "")
         self._status: int | None = None
         self._code: str | None = None
         self.first_byte: float | None = None
         self.bytes_out = 0
+        self.is_sent_by_server = False
 
     def noting(self, start_response: StartResponse) -> StartResponse:
         """Return a `start_response` that takes note of the status and the refusal's code."""
@@ -159,7 +161,7 @@ class _Entry:
             "code": self._code,
             "gate": self._gate(),
             "bytes_in": _bytes_in(environ),
-            "bytes_out": self.bytes_out,
+            "bytes_out": None if self.is_sent_by_server else self.bytes_out,
             "input_tokens": None if figures is None else figures.input_tokens,
             "output_tokens": None if figures is None else figures.output_tokens,
             "cost": None if cost is None else cost / NANO,
@@ -210,6 +212,13 @@ class _ObservedBody(Wrapped):
             self.close_inner()
         finally:
             self._entry.finish(None, left=not self._ended)
+
+
+def _shown(path: str) -> str:
+    """Return a path, whose bytes the environ holds as Latin-1, as it is read (RFC 3987 §3.2)."""
+    if path.isascii():
+        return path
+    return path.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
 
 
 def _told(moment: int) -> str:

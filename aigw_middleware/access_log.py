@@ -36,7 +36,8 @@ class AccessLog(Observer):
     `bytes_in`, `bytes_out`, `input_tokens`, `output_tokens`, `cost` (USD), `duration`,
     `first_byte` and `overhead` (seconds: of all of it, until the first byte of the answer, and of
     these what was not spent waiting for the provider), and `end`: `done` (of a refusal too),
-    `client_left`, `upstream_broke`, `revoked`, `budget`, `timeout`. What is not known is null.
+    `client_left`, `upstream_broke`, `revoked`, `budget`, `timeout`. What is not known is null, as
+    what is sent of a file that the app leaves to the server (`wsgi.file_wrapper`).
 
     Args:
         app: the wrapped WSGI application.
@@ -64,8 +65,8 @@ class AccessLog(Observer):
         """Write the line of one request."""
         try:
             self._write(self._format(fields, environ))
-        except OSError as error:
-            # A full disk is no reason to refuse what was answered.
+        except (OSError, ValueError) as error:
+            # A full disk or a file that somebody has closed is no reason to refuse the answer.
             self._said.error("a line of the access log is lost: %s", error)
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from wsgiref.util import FileWrapper
 
 import pytest
 
@@ -195,7 +196,40 @@ def test_a_list_is_logged_although_nobody_closes_it() -> None:
     assert log.lines[0]["bytes_out"] == 3
 
 
+def test_of_a_file_that_the_server_sends_nobody_knows_how_much_was_sent() -> None:
+    """`wsgi.file_wrapper`: the line is written before, so that it claims no bytes."""
+    path = Path(__file__)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return FileWrapper(path.open("rb"))
+
+    log = Log(app)
+    answer = call(log.app, **{"wsgi.file_wrapper": FileWrapper})
+    assert answer.body == path.read_bytes()
+    assert log.lines[0]["bytes_out"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/caf\xc3\xa9", "/caf\xe9"), ("/caf\xe9", "/caf\\xe9")]
+)
+def test_a_path_is_shown_as_it_is_read(path: str, shown: str) -> None:
+    """The environ has its bytes as Latin-1; what is no UTF-8 is told byte by byte."""
+    log = Log(Inner())
+    call(log.app, path)
+    assert log.lines[0]["path"] == shown
+
+
 # --- where it goes
+
+
+def test_a_file_that_somebody_has_closed_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is lost, and that is said."""
+    file = io.StringIO()
+    app = AccessLog(Inner(), file)
+    file.close()
+    assert call(app).status == 200
+    assert "is lost" in caplog.text
 
 
 def test_a_path_is_appended_to_and_opened_anew(tmp_path: Path) -> None:

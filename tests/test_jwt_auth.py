@@ -28,6 +28,7 @@ RSA = rsa.generate_private_key(65537, 2048)
 OTHER = rsa.generate_private_key(65537, 2048)
 STRANGER = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
+EC_384 = ec.generate_private_key(ec.SECP384R1())
 ED = ed25519.Ed25519PrivateKey.generate()
 
 
@@ -79,6 +80,8 @@ def test_a_good_token_passes_and_leaves_its_claims() -> None:
 
 GOOD = [
     (EC, "ES256", pem(EC)),
+    (EC, "ES256", [pem(EC_384), pem(EC)]),
+    (EC_384, "ES384", {"keys": [jwk(EC, None), jwk(EC_384, None)]}),
     (ED, "EdDSA", {"keys": [jwk(ED, "k")]}),
     (RSA, "PS256", {"keys": [jwk(OTHER, "a"), jwk(RSA, "b")]}),
     ("s" * 32, "HS256", {"keys": [{"kty": "oct", "k": base64.urlsafe_b64encode(b"s" * 32).decode()}]}),

@@ -321,8 +321,8 @@ def verified_claims(
                 leeway=leeway,
                 options=_ANY_AUDIENCE if audiences is None else _OPTIONS,
             )
-        except jwt.InvalidSignatureError:
-            continue  # another key of the set may have signed it
+        except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
+            continue  # another key of the set may have signed it, or be one for that curve
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return None
         return claims if claims.get("iss") in issuers else None
