@@ -99,8 +99,8 @@ def _with_policy(path: str, store: Store, counters: str) -> Reloading:
 
     engine = open_counters(counters)
 
-    def build() -> WSGIApplication:
-        policy = TrafficPolicy.load(path, store=store, counters=engine)
+    def build(text: bytes) -> WSGIApplication:
+        policy = TrafficPolicy.parse(text, name=path, store=store, counters=engine)
         if not policy.has_gateway:
             raise ValueError(f'{path}: has no "ai-gateway" action: nothing would answer')
         return policy(own_paths)

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -84,6 +85,18 @@ class Node:
             if isinstance(self.value, kind):
                 return name
         return "a number"
+
+
+def text_of(path: str) -> bytes:
+    """Return a document's text.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read(text: str | bytes, name: str) -> Node:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,7 +24,7 @@ from .actions import (
     option_of,
 )
 from .answers import Own
-from .document import Node, read
+from .document import Node, read, text_of
 from .expressions import EvaluationError, Expression
 from .fields import BAD, Condition, ListOf, Reading
 from .gateway import GATEWAY
@@ -175,11 +174,7 @@ class TrafficPolicy:
                 the file cannot be read.
         """
         name = os.fspath(path)
-        try:
-            text = Path(path).read_bytes()
-        except OSError as error:
-            raise ValueError(f"{name}: cannot be read: {error.strerror}") from None
-        return cls.parse(text, name=name, store=store, counters=counters)
+        return cls.parse(text_of(name), name=name, store=store, counters=counters)
 
     @classmethod
     def parse(

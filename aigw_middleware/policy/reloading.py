@@ -2,21 +2,27 @@
 
 Each process looks at the file twice a second and exchanges the whole stack at once; a request
 keeps the one that it began with, and so do streams. A document with a mistake leaves the old one in
-force.
+force. That holds for a process that is forked later too, in the place of one that has died: what is
+in force is kept where all of them find it, since the file may hold the mistake by then.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import mmap
 import os
 import struct
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .._saying import OnceAMinute
+from ..denial import Denial, refuse
 from ..errors import StoreUnavailable
+from .document import text_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -27,23 +33,27 @@ INTERVAL = 0.4
 """Seconds between two looks at the file."""
 
 _Sign = tuple[int, int, int]
+_NONE = Denial("store_unavailable", "The gateway's policy cannot be read at the moment.")
 
 
 class Reloading:
-    """Serves what `build` makes, and makes it anew when a file changes.
+    """Serves what `build` makes of a file, and makes it anew when the file changes.
 
     Args:
         path: the file.
-        build: makes the application; a `ValueError` leaves the old one in force.
+        build: makes the application of the file's text; a `ValueError` leaves the old one in force.
     """
 
-    def __init__(self, path: str, build: Callable[[], WSGIApplication]) -> None:
+    def __init__(self, path: str, build: Callable[[bytes], WSGIApplication]) -> None:
         self._path = path
         self._build = build
         self._sign = _sign_of(path)
-        self._asked = mmap.mmap(-1, 8)  # shared with all forked processes
-        self._seen = self._times_asked()
-        self._application = build()
+        self._asked = _SharedNumber()
+        self._seen = self._asked.value
+        text = text_of(path)
+        self._application = build(text)
+        self._in_force = _InForce(text)
+        self._made_from = self._in_force.number
         self._pid = 0
         self._said = OnceAMinute(logger)
         self._lock = threading.Lock()
@@ -55,19 +65,29 @@ class Reloading:
 
     def ask(self) -> None:
         """Have every process read the file anew, though it has not changed: secrets may have."""
-        self._asked[:] = struct.pack("=Q", self._times_asked() + 1)
-
-    def _times_asked(self) -> int:
-        count: int = struct.unpack("=Q", self._asked[:])[0]
-        return count
+        self._asked.increase()
 
     def watch(self) -> None:
         """Watch the file in this process, from now on."""
         with self._lock:
             if self._pid == os.getpid():
                 return
+            self._catch_up()
             self._pid = os.getpid()
             threading.Thread(target=self._run, name="aigw-policy", daemon=True).start()
+
+    def _catch_up(self) -> None:
+        """Serve what has come into force before this process was forked; nothing older."""
+        number = self._in_force.number
+        if number == self._made_from:
+            return
+        try:
+            self._application = self._build(self._in_force.text())
+        except (ValueError, StoreUnavailable) as error:
+            self._application = _refuse_all
+            self._said.error("the policy in force cannot be built, all is refused: %s", error)
+        else:
+            self._made_from = number
 
     def _run(self) -> None:
         pause = threading.Event()  # never set: a wait that gevent can patch
@@ -80,11 +100,14 @@ class Reloading:
 
     def look(self) -> bool:
         """Read the file anew if it has changed; return whether another stack is in force."""
-        sign, asked = _sign_of(self._path), self._times_asked()
+        if self._application is _refuse_all:
+            self._catch_up()
+        sign, asked = _sign_of(self._path), self._asked.value
         if (sign == self._sign and asked == self._seen) or sign is None:
             return False
         try:
-            self._application = self._build()
+            text = text_of(self._path)
+            self._application = self._build(text)
         except ValueError as error:
             self._sign, self._seen = sign, asked
             logger.error("the policy that was in force stays: %s", error)
@@ -92,9 +115,67 @@ class Reloading:
         except StoreUnavailable as error:  # which passes: the next look tries again
             self._said.error("the policy that was in force stays for now: %s", error)
             return False
+        self._made_from = self._in_force.put(text)
         self._sign, self._seen = sign, asked
         logger.warning("%s: the new policy is in force", self._path)
         return True
+
+
+def _refuse_all(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    return refuse(environ, start_response, _NONE)
+
+
+class _SharedNumber:
+    """A number that this process and all that are forked from it share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8)
+
+    @property
+    def value(self) -> int:
+        count: int = struct.unpack("=Q", self._memory[:])[0]
+        return count
+
+    def increase(self) -> int:
+        """Add 1; return what it is then."""
+        value = self.value + 1
+        self._memory[:] = struct.pack("=Q", value)
+        return value
+
+
+class _InForce:
+    """The text that came into force last, in whichever process; by an unlinked file."""
+
+    def __init__(self, text: bytes) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this is there)
+        weakref.finalize(self, self._file.close)
+        self._number = _SharedNumber()
+        self.put(text)
+
+    @property
+    def number(self) -> int:
+        """How many texts have come into force."""
+        return self._number.value
+
+    def put(self, text: bytes) -> int:
+        """Keep a text; return its number."""
+        fd = self._file.fileno()
+        fcntl.lockf(fd, fcntl.LOCK_EX)  # of this process, though all share the open file
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, text, 0)
+            return self._number.increase()
+        finally:
+            fcntl.lockf(fd, fcntl.LOCK_UN)
+
+    def text(self) -> bytes:
+        """Return the last one."""
+        fd = self._file.fileno()
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        try:
+            return os.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            fcntl.lockf(fd, fcntl.LOCK_UN)
 
 
 def _sign_of(path: str) -> _Sign | None:

@@ -602,10 +602,10 @@ def test_a_store_that_is_down_for_a_moment_does_not_hold_a_reload_up(tmp_path: A
     path.write_text("1")
     fails = [False]
 
-    def build() -> Any:
+    def build(text: bytes) -> Any:
         if fails[0]:
             raise StoreUnavailable("down")
-        return Inner((path.read_bytes(),))
+        return Inner((text,))
 
     app = Reloading(str(path), build)
     path.write_text("22")

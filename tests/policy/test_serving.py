@@ -18,13 +18,13 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 
-from aigw_middleware import TrafficPolicy, open_store
+from aigw_middleware import StoreUnavailable, TrafficPolicy, open_store
 from aigw_middleware.cli.root import aigw
 from aigw_middleware.policy.reloading import Reloading
 from aigw_middleware.policy.schema import document_schema
 from aigw_middleware.testing import StandInProvider, serving
 
-from ..support import CHAT, Inner, RawRequest, call, raw_provider
+from ..support import CHAT, Inner, RawRequest, call, in_child, raw_provider
 from ..test_cli import gateway
 from ..workers.test_workers import STREAM
 from .support import action, document, rule
@@ -247,10 +247,7 @@ def test_a_mistake_leaves_the_old_document_in_force(tmp_path: Path, caplog: Any)
     path = tmp_path / "policy.json"
     path.write_text(document(rule(action("deny", status_code=401))))
 
-    def build() -> Any:
-        return TrafficPolicy.load(path)(Inner())
-
-    app = Reloading(str(path), build)
+    app = Reloading(str(path), lambda text: TrafficPolicy.parse(text)(Inner()))
     assert call(app, "/x").status == 401
     path.write_text("on_http_request: [{type: dny}]")
     assert app.look() is False
@@ -268,6 +265,60 @@ def test_a_mistake_leaves_the_old_document_in_force(tmp_path: Path, caplog: Any)
     assert app.look() is True
 
 
+def deny(status: int) -> str:
+    return document(rule(action("deny", status_code=status)))
+
+
+@pytest.mark.parametrize("left", ["on_http_request: [{type: dny}]", None], ids=["mistake", "gone"])
+def test_a_process_that_is_forked_later_serves_what_is_in_force(
+    tmp_path: Path, left: str | None
+) -> None:
+    """In the place of a worker that has died: neither the first document nor the mistake."""
+    path = tmp_path / "policy.json"
+    path.write_text(deny(401))
+    app = Reloading(str(path), lambda text: TrafficPolicy.parse(text)(Inner()))
+
+    def reload() -> bool:
+        path.write_text(deny(402))
+        return app.look()
+
+    assert in_child(reload)
+    path.unlink() if left is None else path.write_text(left)
+    assert in_child(lambda: call(app, "/x").status == 402)
+    path.write_text(deny(410))
+    assert in_child(app.look)
+    path.write_text("on_http_request: [{type: dny}]")
+    assert in_child(lambda: call(app, "/x").status == 410)
+
+
+def test_what_is_in_force_and_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    """A process that is forked while its document's store is down opens nothing: 503 until then."""
+    path = tmp_path / "policy.json"
+    path.write_text("1")
+    down = [False]
+
+    def build(text: bytes) -> Any:
+        if down[0]:
+            raise StoreUnavailable("down")
+        return Inner((text,))
+
+    app = Reloading(str(path), build)
+
+    def reload() -> bool:
+        path.write_text("22")
+        return app.look()
+
+    def served_later() -> bool:
+        down[0] = True
+        refused = call(app, "/x").code == "store_unavailable"
+        down[0] = False
+        app.look()
+        return refused and call(app, "/x").body == b"22"
+
+    assert in_child(reload)
+    assert in_child(served_later)
+
+
 def test_limits_go_on_counting_over_a_reload(tmp_path: Path) -> None:
     """The engine outlives the exchange."""
     from aigw_middleware import open_counters
@@ -279,7 +330,7 @@ def test_limits_go_on_counting_over_a_reload(tmp_path: Path) -> None:
     )  # fmt: skip
     path.write_text(document(rule(limit)))
     engine = open_counters("memory:")
-    app = Reloading(str(path), lambda: TrafficPolicy.load(path, counters=engine)(Inner()))
+    app = Reloading(str(path), lambda text: TrafficPolicy.parse(text, counters=engine)(Inner()))
     assert call(app, "/x").status == 200
     path.write_text(document(rule(limit), rule(action("log", metadata={}))))
     assert app.look() is True
