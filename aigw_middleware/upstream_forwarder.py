@@ -58,7 +58,7 @@ from .errors import (
     StoreUnavailable,
     UpstreamError,
 )
-from .forwarding.attempting import attempt, raise_if_ended, shown, upstream_denial
+from .forwarding.attempting import Answered, attempt, raise_if_ended, shown, upstream_denial
 from .forwarding.health import health
 from .forwarding.metering import (
     Metering,
@@ -98,6 +98,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MOST_ERROR_BYTES = 1024 * 1024
+_LEAST_READ = 1.0
 _REFUSED_KEY = (401, 403)
 _UNGUARDED = Denial("not_found", "No AI API has this path.")
 _REVOKED = Denial("invalid_api_key", "The gateway API key of this stream is no longer valid.")
@@ -143,6 +144,8 @@ class UpstreamForwarder:
         idle_timeout: seconds between two bytes of the answer, and for each block of the body.
         total_timeout: seconds for all of it, but for an event stream.
         stream_timeout: seconds for an event stream.
+        attempt_timeout: seconds for one attempt, connecting and sending included, until the first
+            byte of its answer; None for no bound beside the others.
         max_body_bytes: the largest request body, 32 MiB.
         meter: whether what an answer has used is read off it, for `aigw.usage`. A chat that
             OpenAI's dialect streams is then asked for its usage (`stream_options`), and the extra
@@ -177,6 +180,7 @@ class UpstreamForwarder:
         idle_timeout: float = 60,
         total_timeout: float = 600,
         stream_timeout: float = 900,
+        attempt_timeout: float | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         meter: bool = True,
         aliases: Mapping[str, str | Sequence[str]] | None = None,
@@ -209,6 +213,7 @@ class UpstreamForwarder:
             _seconds("idle_timeout", idle_timeout),
             _seconds("total_timeout", total_timeout),
             _seconds("stream_timeout", stream_timeout),
+            math.inf if attempt_timeout is None else _seconds("attempt_timeout", attempt_timeout),
         )
         if type(max_body_bytes) is not int or max_body_bytes < 0:
             raise ValueError(f"max_body_bytes: {max_body_bytes!r} is no number of bytes")
@@ -329,27 +334,22 @@ class UpstreamForwarder:
         )
         if isinstance(found, Denial):
             return found
-        response, candidate = found
         if waiting is not None:
-            waiting.attach(response.shutdown)
+            waiting.attach(found.response.shutdown)
         try:
-            answer = self._begin(environ, response, candidate, started, waiting)
+            answer = self._begin(environ, found, started, waiting)
         except BaseException:
-            health.end(candidate)
+            health.end(found.candidate)
             raise
         if isinstance(answer, Denial):
-            health.end(candidate)
+            health.end(found.candidate)
         return answer
 
     def _begin(
-        self,
-        environ: WSGIEnvironment,
-        response: Response,
-        candidate: Candidate,
-        started: float,
-        waiting: Waiting | None,
+        self, environ: WSGIEnvironment, found: Answered, started: float, waiting: Waiting | None
     ) -> _Answer | Denial:
-        """Read the first bytes, so that what breaks before them can still be refused properly."""
+        """Read the first bytes of a failure too, and of our keys' sake more of every error."""
+        response, candidate, first = found
         if response.status in _REFUSED_KEY and candidate.secret:
             if waiting is not None:
                 waiting.detach()  # before its descriptor's number is used again
@@ -364,8 +364,10 @@ class UpstreamForwarder:
         total = self._timeouts.stream if stream else self._timeouts.total
         deadline = started + total
         try:
-            left = min(self._timeouts.first_byte, deadline - time.monotonic())
-            first = response.read(left)
+            if first is None:
+                # Its head is there; the attempts after it may have used all of the time up.
+                left = max(_LEAST_READ, deadline - time.monotonic())
+                first = response.read(min(self._timeouts.first_byte, left))
             secrets = _secrets(candidate, environ)
             cleans = response.status >= 400 and bool(secrets)
             read = self._error_body(response, first, deadline) if cleans else first

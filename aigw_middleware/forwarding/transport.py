@@ -83,6 +83,7 @@ class Timeouts(NamedTuple):
         idle: between two bytes, either way.
         total: for the whole answer.
         stream: the same for an event stream.
+        attempt: from its beginning to the answer's first body byte.
     """
 
     connect: float
@@ -90,6 +91,7 @@ class Timeouts(NamedTuple):
     idle: float
     total: float
     stream: float
+    attempt: float = float("inf")
 
 
 class Response(Protocol):

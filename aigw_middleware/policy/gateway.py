@@ -287,7 +287,7 @@ def _gateway(config: Config, building: Building) -> Layer:
             providers,
             store=building.store,
             aliases=_aliases(entries),
-            first_byte_timeout=min(per_request, total),
+            attempt_timeout=per_request,
             total_timeout=total,
             stream_timeout=config.get("total_timeout", _STREAM),
         )
