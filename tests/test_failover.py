@@ -509,9 +509,10 @@ def test_the_least_busy_comes_first() -> None:
     assert [one.provider for one in found] == ["c", "a", "b"]
 
 
-def test_chance_is_by_weight() -> None:
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e8])
+def test_chance_is_by_weight(unit: float) -> None:
     """Three of four requests go to who weighs three times as much; the other comes second."""
-    wish = [[candidate("a", weight=3.0)], [candidate("b", weight=1.0)]]
+    wish = [[candidate("a", weight=3 * unit)], [candidate("b", weight=unit)]]
     chance = random.Random(7).random
     firsts: Counter[str | None] = Counter()
     for _ in range(4000):

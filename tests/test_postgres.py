@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from aigw_middleware import KeyAuth, StoreUnavailable, open_store
+from aigw_middleware.store.postgres import PostgresDatabase
 from aigw_middleware.store.schema import MIGRATIONS
 
 from .postgres import PostgresServer, running_postgres
@@ -168,6 +169,27 @@ def test_a_copy_opens_as_a_store_of_its_own(url: str, tmp_path: Path) -> None:
     assert copy.keys.create()
     with pytest.raises(StoreUnavailable, match="there already"):
         store.backup(str(tmp_path / "copy"))
+
+
+def test_a_copy_may_have_a_relative_path_and_half_of_one_is_not_left(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a copy would open as a store with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store(url)
+    store.keys.create()
+    store.backup("copy")
+    assert open_store(f"sqlite:///{tmp_path}/copy").keys.list()
+    database = store._database
+    assert isinstance(database, PostgresDatabase)
+
+    def broken(*args: Any) -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(database, "_copy", broken)
+    with pytest.raises(StoreUnavailable, match="gone"):
+        store.backup("half")
+    assert not list(tmp_path.glob("half*"))
 
 
 @pytest.mark.parametrize("wrong", ["postgresql://u:s3cret%zz@h/d", "postgresql://u:s3cret@h/d?x=y"])

@@ -24,7 +24,9 @@ def audit() -> None:
 
 @audit.command(name="list")
 @page_size_option
-@click.option("--before-id", type=click.IntRange(1), default=None, help="Only older rows.")
+@click.option(
+    "--before-id", type=click.IntRange(1, 10**18 - 1), default=None, help="Only older rows."
+)
 @store_option
 @json_option
 def list_rows(page_size: int, before_id: int | None, store: Records, as_json: bool) -> None:

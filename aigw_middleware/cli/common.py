@@ -25,6 +25,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 Records = Store | RemoteStore
 
+LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
+LOGGED_INFO = ("aigw_middleware.audit", "aigw_middleware.policy")
+"""What a server shows besides warnings: the audit's head after each change, to be kept elsewhere,
+and what a policy's `log` says."""
+
 store_url_option = click.option(
     "--store",
     "store_url",

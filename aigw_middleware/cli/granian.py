@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .common import LOG_FORMAT, LOGGED_INFO
 
 TARGET = "aigw_middleware.wsgi:application"
 LOST = (
@@ -30,7 +33,7 @@ def run(settings: Mapping[str, str], bind: str, workers: int, threads: int) -> N
     try:
         from granian import Granian
         from granian.constants import HTTPModes, Interfaces
-        from granian.log import LogLevels
+        from granian.log import LOGGING_CONFIG, LogLevels
     except ModuleNotFoundError:
         raise click.UsageError(
             "--server granian needs pip install 'aigw-middleware[granian]'"
@@ -44,9 +47,23 @@ def run(settings: Mapping[str, str], bind: str, workers: int, threads: int) -> N
         workers=workers,
         blocking_threads=threads,
         log_level=LogLevels.warning,
+        log_dictconfig=_logging(LOGGING_CONFIG),
         respawn_failed_workers=True,
         **_address(bind),
     ).serve()
+
+
+def _logging(granians: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how workers log: Granian as it does, everything else as under gunicorn."""
+    loggers = {name: {"level": "INFO"} for name in LOGGED_INFO}
+    handler = {"class": "logging.StreamHandler", "formatter": "aigw"}
+    return {
+        **deepcopy(dict(granians)),
+        "formatters": {**granians["formatters"], "aigw": {"format": LOG_FORMAT}},
+        "handlers": {**granians["handlers"], "aigw": handler},
+        "loggers": {**deepcopy(granians["loggers"]), **loggers},
+        "root": {"level": "WARNING", "handlers": ["aigw"]},
+    }
 
 
 def _address(bind: str) -> dict[str, Any]:

@@ -61,11 +61,12 @@ class _Expiry(click.ParamType):  # type: ignore[type-arg, unused-ignore]
                 seconds = int(span[1]) * _SECONDS[span[2]]
                 return datetime.now(UTC) + timedelta(seconds=seconds)
             moment = datetime.fromisoformat(value)
+            in_utc = None if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is neither a span like 30d nor an RFC 3339 time", param, ctx)
-        if moment.tzinfo is None:
+        if in_utc is None:
             self.fail(f"{value!r} names no time zone; add Z for UTC", param, ctx)
-        return moment.astimezone(UTC)
+        return in_utc
 
 
 def _field_options(command: F) -> F:

@@ -26,6 +26,7 @@ from ..wsgi import (
     reloading_within,
 )
 from . import granian
+from .common import LOG_FORMAT, LOGGED_INFO
 from .together import together
 
 if TYPE_CHECKING:
@@ -179,9 +180,10 @@ def _worker_ended(server: object, worker: Any) -> None:
 
 
 def _log_to_standard_error() -> None:
-    """Show what goes wrong, and the head of the audit, to be kept elsewhere, after each change."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("aigw_middleware.audit").setLevel(logging.INFO)
+    """Show what goes wrong, and some of what does not."""
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    for name in LOGGED_INFO:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 _ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}

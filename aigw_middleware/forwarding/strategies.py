@@ -6,6 +6,7 @@ client wishes for.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -60,9 +61,10 @@ def _ordered(
     chance: Callable[[], float],
 ) -> list[Sequence[Candidate]]:
     if strategy == "weighted":
-        # Efraimidis and Spirakis, 2006: drawn without putting back, by weight.
-        drawn = [(chance() ** (1 / keys[0].weight), keys) for keys in providers]
-        return [keys for _, keys in sorted(drawn, key=lambda pair: -pair[0])]
+        # Efraimidis and Spirakis, 2006: drawn without putting back, by weight; by the logarithm of
+        # their key, since small weights would leave nothing of the key itself.
+        drawn = [(-math.log(1 - chance()) / keys[0].weight, keys) for keys in providers]
+        return [keys for _, keys in sorted(drawn, key=lambda pair: pair[0])]
     if strategy == "least-busy":
         return sorted(providers, key=lambda keys: health.busy(keys[0]))
     return sorted(providers, key=lambda keys: _price(keys[0], prices))

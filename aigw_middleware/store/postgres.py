@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from threading import Lock
 from typing import Any, TypeVar
@@ -303,13 +303,19 @@ class PostgresDatabase:
         Raises:
             StoreUnavailable: it cannot be read or written.
         """
+        path = os.path.abspath(path)
         if os.path.exists(path):
             raise StoreUnavailable(f"{path} is there already")
         copy = SQLiteDatabase(path, self._migrations, announced=False)
         try:
             self.snapshot(lambda source: self._copy(source, copy))
-        finally:
+        except BaseException:
             copy.close()
+            for part in ("", "-wal", "-shm"):  # half a copy would pass for a whole one
+                with suppress(OSError):
+                    os.unlink(path + part)
+            raise
+        copy.close()
 
     def check(self) -> list[str]:
         """Read every row of every table; return what cannot be read."""

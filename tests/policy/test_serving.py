@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from aigw_middleware.policy.schema import document_schema
 from aigw_middleware.testing import StandInProvider, serving
 
 from ..support import CHAT, Inner, RawRequest, call, in_child, raw_provider
-from ..test_cli import gateway
+from ..test_cli import clean_environment, free_port, gateway, wait_for
 from ..workers.test_workers import STREAM
 from .support import action, document, rule
 from .test_actions import key_set, token
@@ -152,6 +154,30 @@ def test_serve_with_a_document(tmp_path: Path, sqlite_url: str) -> None:
             process.send_signal(signal.SIGHUP)
             assert requests.post(url + CHAT, json=BODY, headers=head, timeout=30).ok
             assert children(process.pid) == workers
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "granian"])
+def test_serve_shows_what_a_log_action_says(tmp_path: Path, sqlite_url: str, server: str) -> None:
+    """One line of JSON on standard error, whichever the server."""
+    path = tmp_path / "policy.json"
+    served(path, "http://127.0.0.1:9", rule(action("log", metadata={"team": "search"})))
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "aigw_middleware", "serve", str(path), "--server", server,
+            "--bind", f"127.0.0.1:{port}",
+        ],
+        env=clean_environment(AIGW_STORE=sqlite_url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}/healthz", process)
+        assert requests.get(f"http://127.0.0.1:{port}/x", timeout=30).status_code == 404
+    finally:
+        process.terminate()
+        output = process.communicate(timeout=30)[0].decode()
+    assert output.count('aigw_middleware.policy {"team": "search"}') == 1
 
 
 def children(pid: int) -> list[str]:
