@@ -54,9 +54,12 @@ USAGE = "aigw.usage"
 """`Usage`, or any object like it: what the request has used."""
 ATTEMPTS = "aigw.attempts"
 """int: how many candidates the forwarder has asked."""
+UNSERVED = "aigw.unserved"
+"""True where `aigw serve` has answered that it serves no such path."""
 CHOOSER = "aigw.chooser"
 """callable `(offers, is_open) -> list of offers`: which of the `(provider, model)` pairs that could
-be asked are, in their order; `is_open` where the client has named no model. Set by a policy."""
+be asked are, in their order; `is_open` where the client has named no model. Its `allows(offer)`
+tells whether a pair that is asked for alone may be. Set by a policy."""
 POLICY_ERRORS = "aigw.policy_errors"
 """int: how many expressions of a policy have failed for the request."""
 TRIED = "aigw.tried"

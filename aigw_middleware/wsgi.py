@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from .access_log import AccessLog
 from .counters import open_counters
 from .denial import Denial, refuse
-from .environ import full_path
+from .environ import UNSERVED, full_path
 from .key_auth import KeyAuth
 from .limits.tokenizer import load as load_tokenizer
 from .management import ManagementAPI
@@ -199,6 +199,7 @@ def _require_stored_keys(store: Store, *, sealed: bool) -> None:
 def own_paths(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer what belongs to no AI API: the health check, and nothing else."""
     if full_path(environ) != HEALTH:
+        environ[UNSERVED] = True
         return refuse(environ, start_response, _NOT_FOUND)
     body = b'{"status": "ok"}'
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]

@@ -974,6 +974,20 @@ def test_a_key_that_an_error_repeats_is_redacted(coding: str, transport: Any) ->
     assert answer.headers["X-Echo"] == "[redacted]"
 
 
+@pytest.mark.parametrize("spelling", [r"\/", r"\u002f", r"\u002F"])
+def test_a_key_that_json_spells_in_another_way_is_redacted(spelling: str) -> None:
+    """PHP escapes each slash; any character may stand as its number (RFC 8259 §7)."""
+    key = 'sk/"+key'
+    body = '{"error": "bad key sk' + spelling + r'\"\u002bk\u0065y!"}'
+    head = (
+        f"HTTP/1.1 400 X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with raw_provider(answering(head.encode() + body.encode())) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[key])
+        answer = call(UpstreamForwarder(upstream=upstream), CHAT, body=BODY)
+    assert answer.body == b'{"error": "bad key [redacted]!"}'
+
+
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "gzip"])
 def test_an_error_that_cannot_be_read_is_not_shown(coding: str) -> None:
     """In a coding that nobody here can read an error may hold our key; its status still counts."""

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import click
 
+from .._addresses import parse_address
 from ..counters import Engine, open_counters
 from ..explaining import Described, Finding, KnownKey
 from ..explaining import explain as explain_request
@@ -127,6 +128,8 @@ def explain(
     """
     if log_line is not None:
         ip, key_id, model, path, method = _from_log(log_line)
+    elif parse_address(ip) is None:
+        raise click.BadParameter(f"{ip!r} is no address", param_hint="--ip")
     store = _existing(store_url)
     try:
         key = None if key_id is None or store is None else store.keys.get(key_id)
@@ -137,7 +140,7 @@ def explain(
     named = dict(_header(text) for text in headers)
     request = Described(ip, key, model, path, method.upper(), named)
     engine = open_counters(counters or counters_of({"AIGW_STORE": store_url}))
-    found = list(_findings(policy, request, store, engine))
+    found = [_served(finding, path) for finding in _findings(policy, request, store, engine)]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in found]))
     else:
@@ -147,6 +150,13 @@ def explain(
         print_table(["part", "verdict", "reason"], rows)
     if any(finding.ends and finding.status >= 400 for finding in found):
         raise SystemExit(1)
+
+
+def _served(finding: Finding, path: str) -> Finding:
+    """Return a finding as it is under `aigw serve`, behind whose layers there is no application."""
+    if finding.part != "the end" or path.partition("?")[0] == HEALTH:
+        return finding
+    return Finding("the end", "refuses", "not_found: the gateway serves no such path", 404)
 
 
 def _findings(

@@ -18,6 +18,7 @@ from cachetools import LRUCache, TLRUCache
 
 from ..body import strict_json
 from ..dialects import Dialect
+from ..environ import CHOOSER
 from ..errors import BodyInvalid, UpstreamError
 from ..model_rules import MODEL_RULES
 from ..providers import Provider
@@ -80,6 +81,7 @@ class ModelsList:
         able = self._able(path.dialect)
         return bool(
             environ.get(MODEL_RULES)
+            or CHOOSER in environ
             or self._aliases
             or len(able) > 1
             or any(not provider.serves_any for provider, _ in able)
@@ -98,6 +100,9 @@ class ModelsList:
             for listed in self._listed(able, transport)
             if all(rule(environ, listed.provider, listed.model) is None for rule in rules)
         ]
+        chooser = environ.get(CHOOSER)
+        if chooser is not None:
+            allowed = [one for one in allowed if chooser.allows((one.provider, one.model))]
         shown: dict[str, Listed] = {}
         for listed in allowed:
             name = self._name(listed, able, path)

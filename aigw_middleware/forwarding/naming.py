@@ -54,8 +54,17 @@ def read_aliases(aliases: Mapping[str, str | Sequence[str]] | None) -> Aliases:
 
 
 def resolve(model: str, providers: Sequence[Provider], aliases: Aliases) -> list[Named]:
-    """Return what a model's name means, in order of preference: several where an alias says so."""
-    return [_resolved(name, providers) for name in aliases.get(model.lower(), (model,))]
+    """Return what a model's name means, in order of preference: several where an alias says so.
+
+    An alias may have a provider before it, if it stands for a model of that provider.
+    """
+    if model.lower() in aliases:
+        return [_resolved(name, providers) for name in aliases[model.lower()]]
+    named = _resolved(model, providers)
+    if named.provider is None:
+        return [named]
+    targets = [_resolved(name, providers) for name in aliases.get(named.model.lower(), ())]
+    return [target for target in targets if target.provider == named.provider] or [named]
 
 
 def _resolved(model: str, providers: Sequence[Provider]) -> Named:

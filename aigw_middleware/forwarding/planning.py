@@ -238,8 +238,9 @@ class Planner:
             headers = without_codings(headers)
         elif self._meter and method == "POST":
             headers = with_codings_read(headers)
-        asked = "&".join(filter(None, (query(environ)[1:], environ.get(UPSTREAM_QUERY))))
-        asked = f"?{asked}" if asked else ""
+        asked, added = query(environ), environ.get(UPSTREAM_QUERY)
+        if added:
+            asked = with_query(asked, added)
         return Plan(method, allowed, asked, headers, body.blocks, body.size, place)
 
     def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:

@@ -6,6 +6,7 @@ are searched: a successful answer is passed on as it comes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from .codings import decode
@@ -40,5 +41,26 @@ def redact_body(body: bytes, coding: str, secrets: Iterable[str]) -> tuple[bytes
         return None
     clean = plain
     for secret in secrets:
-        clean = clean.replace(secret.encode(), MARK.encode())
+        clean = _spelled(secret).sub(MARK.encode(), clean)
     return (body, False) if clean == plain else (clean, bool(coding))
+
+
+def _spelled(secret: str) -> re.Pattern[bytes]:
+    """Return a pattern for a secret as it stands, or as a JSON string may spell it (RFC 8259 §7).
+
+    PHP escapes each slash, and any character may be escaped by its number.
+    """
+    return re.compile(b"".join(map(_letter, secret)), re.DOTALL)
+
+
+def _letter(letter: str) -> bytes:
+    plain = re.escape(letter.encode())
+    if letter in '"\\':
+        plain += b"|" + re.escape(b"\\" + letter.encode())
+    if letter == "/":
+        plain += rb"|\\/"
+    units = letter.encode("utf-16-be").hex()
+    numbers = b"".join(
+        rb"\\u(?i:" + units[i : i + 4].encode() + b")" for i in range(0, len(units), 4)
+    )
+    return b"(?:" + plain + b"|" + numbers + b")"

@@ -164,18 +164,32 @@ _ENFORCE = Field(Boolean(), doc="false: evaluate and set the variables, refuse n
 
 def _restrict_ips(config: Config, building: Building) -> Layer:
     options = _ip_options(config, building)
-    allow = [(text, NetworkSet("allow", [text])) for text in config.get("allow", ())]
+    networks = _networks(options)
 
     def note(state: State) -> None:
-        address = address_of(state.environ)
-        matched = next(
-            (text for text, network in allow if address is not None and address in network), ""
-        )
-        action = "allow" if state.environ[DECISIONS][-1].allowed else "deny"
-        state.actions["restrict_ips"] = {"action": action, "matched_cidr": matched}
+        _note_network(state, networks, allowed=state.environ[DECISIONS][-1].allowed)
 
     owner = building.place.owner
     return lambda app: IPAllowlist(Noted(app, note, owner), **options)
+
+
+_Networks = dict[str, list[tuple[str, NetworkSet]]]
+
+
+def _networks(options: Config) -> _Networks:
+    return {
+        name: [(text, NetworkSet(name, [text])) for text in options.get(name, ())]
+        for name in ("allow", "deny")
+    }
+
+
+def _note_network(state: State, networks: _Networks, *, allowed: bool) -> None:
+    """Leave behind what was decided, and by which network; empty where none of them matched."""
+    action, address = "allow" if allowed else "deny", address_of(state.environ)
+    matched = next(
+        (text for text, one in networks[action] if address is not None and address in one), ""
+    )
+    state.actions["restrict_ips"] = {"action": action, "matched_cidr": matched}
 
 
 def _ip_options(config: Config, building: Building) -> Config:
@@ -187,11 +201,12 @@ def _ip_options(config: Config, building: Building) -> Config:
 
 
 def _restrict_ips_on_answer(config: Config, building: Building) -> OnAnswer:
-    gate = IPAllowlist(nobody, **_ip_options(config, building))
+    options = _ip_options(config, building)
+    gate, networks = IPAllowlist(nobody, **options), _networks(options)
 
     def run(state: State) -> Own | None:
         denial = gate.judge(state.environ)
-        state.actions["restrict_ips"] = {"action": "deny" if denial else "allow"}
+        _note_network(state, networks, allowed=denial is None)
         return denied(state.environ, denial) if denial and gate.enforce else None
 
     return run
@@ -315,7 +330,7 @@ def _jwt_validation(config: Config, building: Building) -> Layer:
     owner = building.place.owner
 
     def one(app: WSGIApplication, token: Config) -> WSGIApplication:
-        noted = Noted(app, partial(_note_token, token["name"]), owner)
+        noted = Noted(app, partial(_note_token, token), owner)
         return JWTAuth(
             noted,
             issuer=issuers,
@@ -334,11 +349,13 @@ def _jwt_validation(config: Config, building: Building) -> Layer:
     return layer
 
 
-def _note_token(name: str, state: State) -> None:
-    arrived = state.arrived("HTTP_" + name.upper().replace("-", "_"))
+def _note_token(config: Config, state: State) -> None:
+    name, prefix = config["name"], config.get("prefix", "").strip()
+    arrived = state.arrived("HTTP_" + name.upper().replace("-", "_")).strip()
     header: Any = {}
     try:
-        encoded = arrived.rpartition(" ")[2].partition(".")[0]
+        # It was found good, so that it begins with its prefix.
+        encoded = arrived[len(prefix) :].strip().partition(".")[0]
         header = json.loads(base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
     except (ValueError, binascii.Error):
         header = {}

@@ -26,7 +26,9 @@ from .functions import (
     NATIVE_FUNCTIONS,
     NATIVE_METHODS,
     OF_REQUEST,
+    SIZE,
     bounded,
+    size,
 )
 from .functions import (
     UNSUPPORTED as UNSUPPORTED_FUNCTIONS,
@@ -341,6 +343,7 @@ class _Reading:
             return position + 1
         if self._is(position + 1, "("):
             self._check_function(token.text, token)
+            self._replace_size(position)
             return position + 1
         dotted = f"{token.text}.{self._token(position + 2).text}"
         if self._is(position + 1, ".") and self._is(position + 3, "("):
@@ -378,6 +381,13 @@ class _Reading:
             self.functions[name] = METHODS[name]
         elif name not in NATIVE_METHODS:
             raise self._no_function(name, token, {*METHODS, *NATIVE_METHODS, *MACROS})
+        self._replace_size(position)
+
+    def _replace_size(self, position: int) -> None:
+        """Have ours called for `size`: that of the library counts a text's bytes."""
+        if self._tokens[position].text == "size":
+            self._edits[position] = (1, SIZE)
+            self.functions[SIZE] = size
 
     @staticmethod
     def _no_function(name: str, token: _Token, known: set[str]) -> ExpressionError:

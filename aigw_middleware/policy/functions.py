@@ -333,6 +333,17 @@ def _unescape_url(text: Any) -> str:
     return unquote(_text(text))
 
 
+SIZE = "_size"
+"""By which `size` is called, whose own name is the library's."""
+
+
+def size(value: object) -> int:
+    """Return the characters of a text (CEL: its code points), bytes, items or members."""
+    if not isinstance(value, str | bytes | list | dict):
+        raise ValueError("a text, a list or a map was expected")
+    return len(value)
+
+
 _DIGESTS = {name: _hash(name) for name in ("md5", "sha1", "sha256", "sha512")}
 
 FUNCTIONS: dict[str, Function] = {

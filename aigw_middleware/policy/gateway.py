@@ -21,10 +21,12 @@ from ..environ import (
     KEY,
     REDACTED,
     TRIED,
+    UNSERVED,
     UPSTREAM_HEADERS,
     UPSTREAM_QUERY,
     full_path,
 )
+from ..forwarding.health import failure_of
 from ..forwarding.request_headers import CREDENTIALS
 from ..key_auth import KeyAuth
 from ..keys import StaticKeys
@@ -73,8 +75,8 @@ NO_MODEL = Denial("model_not_allowed", "No model is left that may be asked.", pa
 _NO_NAME = Denial("model_not_allowed", "This path names no model and is not served.")
 _NOT_SERVED = Denial("model_not_allowed", "This model is not served here.", param="model")
 _ODD_PATH = Denial("not_found", "A path that could be read as another one is not served.")
-_OF_PROVIDERS = (None, "upstream_unreachable", "upstream_timeout", "upstream_auth_failed")
-"""The codes of answers by which all providers have failed; None is a provider's own answer."""
+_OF_PROVIDERS = ("upstream_unreachable", "upstream_timeout", "upstream_auth_failed")
+"""The codes of refusals by which all providers have failed."""
 _LONG = 6
 """Shorter secrets are not looked for in answers: they could stand anywhere."""
 _NOWHERE = "http://127.0.0.1:9"
@@ -117,11 +119,12 @@ _STRATEGIES: dict[str, Callable[..., Any]] = {
     "ignoreProviders": _ignore_providers,
     "random": _random,
 }
-_MODELS = "ai.models"
+_MODELS = ("ai", "models")
+"""The variable's path, under which its value is kept: each choice is from other models."""
 _SCOPE = {
     "variables": {
         **VARIABLES,
-        ("ai", "models"): Variable(lambda state: state.values[_MODELS]),
+        _MODELS: Variable(lambda state: state.values[_MODELS]),
     },
     "functions": _STRATEGIES,
 }
@@ -251,7 +254,13 @@ FIELDS = Fields(
 
 def _check(config: Config, node: Node, reading: Reading) -> None:
     providers = node.members.get("providers")
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
+    aliases: set[str] = set()
+    ids = {
+        model["id"].lower()
+        for entry in config.get("providers", ())
+        for model in entry.get("models", ())
+    }
     for number, entry in enumerate(config.get("providers", ())):
         where = providers.value[number] if providers and isinstance(providers.value, list) else node
         name = _known(entry)
@@ -259,12 +268,14 @@ def _check(config: Config, node: Node, reading: Reading) -> None:
             reading.wrong(where, f'"{entry["id"]}" is not in the catalogue; it needs "base_url"')
         if name in seen:
             reading.wrong(where, f'the provider "{name}" stands here twice')
-        seen[name] = name
+        seen.add(name)
         for model in entry.get("models", ()):
-            for alias in model.get("id_aliases", ()):
-                if alias.lower() in seen:
+            for alias in map(str.lower, model.get("id_aliases", ())):
+                if alias in aliases:
                     reading.wrong(where, f'the alias "{alias}" stands for two models')
-                seen[alias.lower()] = alias
+                if alias in ids:
+                    reading.wrong(where, f'the alias "{alias}" is the id of a model')
+                aliases.add(alias)
     if config.get("only_allow_configured_providers") and not config.get("providers"):
         reading.wrong(node, '"only_allow_configured_providers" needs "providers"')
 
@@ -363,11 +374,13 @@ class _Served(NamedTuple):
     Attributes:
         allowed: `(provider, model)` in lower case; None for all.
         denied: those that are disabled.
+        gone: models that are disabled and served by no other provider that lists them.
         off: the providers that are disabled.
     """
 
     allowed: frozenset[tuple[str, str]] | None
     denied: frozenset[tuple[str, str]]
+    gone: frozenset[str]
     off: frozenset[str]
 
     def __bool__(self) -> bool:
@@ -383,7 +396,11 @@ class _Served(NamedTuple):
         if model is None:
             return _NO_NAME if self.allowed is not None or self.denied else None
         pair = (name, model.lower())
-        if pair in self.denied or (self.allowed is not None and pair not in self.allowed):
+        if (
+            pair in self.denied
+            or pair[1] in self.gone
+            or (self.allowed is not None and pair not in self.allowed)
+        ):
             return _NOT_SERVED
         return None
 
@@ -396,9 +413,11 @@ def _served(config: Config, entries: Sequence[Config]) -> _Served:
         if not entry.get("disabled")
     ]
     enabled = frozenset(name for name, is_disabled in named if not is_disabled)
+    denied = frozenset(name for name, is_disabled in named if is_disabled)
     return _Served(
         enabled if config.get("only_allow_configured_models") else None,
-        frozenset(name for name, is_disabled in named if is_disabled),
+        denied,
+        frozenset({model for _, model in denied} - {model for _, model in enabled}),
         frozenset(_known(entry).lower() for entry in entries if entry.get("disabled")),
     )
 
@@ -545,12 +564,29 @@ class Gateway:
         status, headers = head[0], head[1]
         _note(state, status, headers)
         code = header(headers, "x-aigw-code") or None
-        if int(status[:3]) < 400 or not environ.get(TRIED) or code not in _OF_PROVIDERS:
+        if not environ.get(TRIED) or not _have_failed(int(status[:3]), code):
+            start_response(*head)
+            return iterable
+        environ.pop(CHOOSER, None)
+        told: list[Any] = []
+
+        def hear(*args: Any) -> Any:
+            told[:] = args
+            if UNSERVED in environ:
+                return lambda data: None
+            return start_response(*args)
+
+        try:
+            answer = self.beyond(environ, hear)
+        except BaseException:
+            close_all(iterable)
+            raise
+        if UNSERVED in environ:  # nobody is there: what the providers said tells more
+            close_all(answer)
             start_response(*head)
             return iterable
         close_all(iterable)
-        environ.pop(CHOOSER, None)
-        return self.beyond(environ, start_response)
+        return answer
 
     def choose(self, state: State, offers: list[Offer], is_open: bool) -> list[Offer]:
         """Return the offers that the first strategy leaves that leaves any."""
@@ -601,9 +637,23 @@ class _Choice:
     def __call__(self, offers: list[Offer], is_open: bool) -> list[Offer]:
         return self._gateway.choose(self._state, offers, is_open)
 
+    def allows(self, offer: Offer) -> bool:
+        """Whether a request for this model alone could have it."""
+        try:
+            return bool(self._gateway.choose(self._state, [offer], is_open=False))
+        except NoModel:
+            return False
+
 
 class NoModel(Exception):
     """No strategy leaves a model."""
+
+
+def _have_failed(status: int, code: str | None) -> bool:
+    """Whether an answer is the failure of all providers, and not of the request."""
+    if code is None:
+        return failure_of(status) is not None  # a provider's own
+    return code in _OF_PROVIDERS
 
 
 def _is_model(value: object) -> bool:

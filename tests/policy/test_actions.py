@@ -142,6 +142,21 @@ def test_addresses(allow: Any, deny: Any, ip: str, status: int, matched: str) ->
         assert inner.environs[0]["HTTP_X_MATCHED"] == matched
 
 
+def test_the_network_that_matched_in_either_phase() -> None:
+    """Of a deny the one that denied, not one that would have allowed; in both phases."""
+    networks = {"allow": ["0.0.0.0/0"], "deny": ["192.0.2.7/32"], "enforce": False}
+    shown = action(
+        "add-headers", headers={"X-Matched": "${actions.ngrok.restrict_ips.matched_cidr}"}
+    )
+    check = rule(action("restrict-ips", **networks))
+    inner = Inner()
+    call(policy(check, rule(shown), app=inner), "/x")
+    assert inner.environs[0]["HTTP_X_MATCHED"] == "192.0.2.7/32"
+    for ip, matched in (("192.0.2.7", "192.0.2.7/32"), ("192.0.2.8", "0.0.0.0/0")):
+        answer = call(policy(answers=[check, rule(shown)]), "/x", REMOTE_ADDR=ip)
+        assert answer.headers["X-Matched"] == matched
+
+
 def test_addresses_that_are_only_reported() -> None:
     """`enforce: false` sets the variables and refuses nothing."""
     app = policy(
@@ -248,11 +263,12 @@ def test_all_tokens_that_are_listed_must_be_there() -> None:
     tokens = [
         {"type": "jwt", "method": "header", "name": "X-Token", "prefix": "Token "},
         {"type": "jwt", "method": "header", "name": "x-bare"},
+        {"type": "jwt", "method": "header", "name": "x-close", "prefix": "jwt="},
     ]
     shown = action(
         "add-headers",
         headers={"X-Seen": "${actions.ngrok.jwt_validation.tokens.map(t, t.location_property)}",
-                 "X-Alg": "${actions.ngrok.jwt_validation.tokens[1].header.alg}"},
+                 "X-Alg": "${actions.ngrok.jwt_validation.tokens.map(t, t.header.alg)}"},
     )  # fmt: skip
     with key_set() as url:
         inner = Inner()
@@ -260,10 +276,12 @@ def test_all_tokens_that_are_listed_must_be_there() -> None:
         one, two = token(aud="any"), token(sub="bob")
         assert call(app, "/x", HTTP_X_TOKEN=f"Token {one}").status == 401
         assert call(app, "/x", HTTP_X_BARE=two).status == 401
-        assert call(app, "/x", HTTP_X_TOKEN=one, HTTP_X_BARE=two).status == 401
-        assert call(app, "/x", HTTP_X_TOKEN=f"token {one}", HTTP_X_BARE=two).status == 200
-    assert inner.environs[0]["HTTP_X_SEEN"] == '["x-token","x-bare"]'
-    assert inner.environs[0]["HTTP_X_ALG"] == "RS256"
+        close = {"HTTP_X_CLOSE": f"jwt={two}"}
+        assert call(app, "/x", HTTP_X_TOKEN=one, HTTP_X_BARE=two, **close).status == 401
+        assert call(app, "/x", HTTP_X_TOKEN=f"token {one}", HTTP_X_BARE=two).status == 401
+        assert call(app, "/x", HTTP_X_TOKEN=f"token {one}", HTTP_X_BARE=two, **close).status == 200
+    assert inner.environs[0]["HTTP_X_SEEN"] == '["x-token","x-bare","x-close"]'
+    assert inner.environs[0]["HTTP_X_ALG"] == '["RS256","RS256","RS256"]'
 
 
 def test_key_sets_are_tried_in_order() -> None:

@@ -99,6 +99,7 @@ VALUES: dict[str, Any] = {
     "getReqHeader('X-Absent')": [],
     "getReqHeader('Authorization')[0].startsWith('Bearer ')": True,
     "getReqCookie('a').size()": 2,
+    "size('日本') + '日本'.size() + size(b'\\x00\\x01') + {'a': 1}.size()": 7,
     "hasReqCookie('z')": False,
     "getQueryParam('q')": ["1", "2"],
     "hasQueryParam('z')": False,

@@ -11,6 +11,7 @@ import pytest
 
 from aigw_middleware import TrafficPolicy, open_store
 from aigw_middleware.environ import TRIED
+from aigw_middleware.wsgi import own_paths
 
 from ..support import CHAT, Inner, RawProvider, answering, call, raw_provider
 from .support import action, policy, rule
@@ -119,8 +120,17 @@ def test_aliases_and_providers_before_a_name(providers: Any) -> None:
             entry("mine", providers[1], "llama-3", id_aliases=["my-ollama"]),
         )
     )
-    for name in ("gpt-4o", "fast", "FAST", "openai:gpt-4o", "open-ai/gpt-4o", "unlisted"):
+    for name in (
+        "gpt-4o",
+        "fast",
+        "FAST",
+        "openai:gpt-4o",
+        "open-ai/gpt-4o",
+        "openai/Fast",
+        "unlisted",
+    ):
         assert call(app, CHAT, body=chat(name)).environ["aigw.provider"] == "openai", name
+    assert json.loads(providers[0].requests[5].body)["model"] == "gpt-4o"
     for name in ("llama-3", "mine:llama-3", "my-ollama/llama-3", "my-ollama:any/thing"):
         assert call(app, CHAT, body=chat(name)).environ["aigw.provider"] == "mine", name
     assert json.loads(providers[0].requests[1].body)["model"] == "gpt-4o"
@@ -291,7 +301,8 @@ def test_headers_and_parameters_are_added(providers: Any) -> None:
             query_params={"v": "1", "m": "${req.method}"},
         )
     )
-    call(app, CHAT, body=chat(), QUERY_STRING="a=b", HTTP_X_IN="t", HTTP_X_TEAM="client's")
+    query = "v=2&a=b&%76=3"  # what the document sets is not the client's to choose
+    call(app, CHAT, body=chat(), QUERY_STRING=query, HTTP_X_IN="t", HTTP_X_TEAM="client's")
     request = providers[0].requests[0]
     assert request.line.split()[1] == "/v1/chat/completions?a=b&v=1&m=POST"
     assert (request.headers["X-Team"], request.headers["Api-Version"]) == ("t", "2")
@@ -326,6 +337,48 @@ def test_on_error_continue(providers: Any) -> None:
         assert call(halted, CHAT, body=chat()).status == 500
     working = policy(gateway(entry("openai", providers[0]), on_error="continue"), rest)
     assert call(working, CHAT, body=chat()).body == b"ok"
+
+
+def test_continuing_with_nobody_behind_tells_what_the_providers_said() -> None:
+    """As `aigw serve` has it: an outage is no 404, though rules stand between."""
+    with raw_provider(answering(ERROR, keep=True)) as broken:
+        config = gateway(entry("openai", broken), on_error="continue")
+        app = policy(config, rule(action("log", metadata={})), app=own_paths)
+        answer = call(app, CHAT, body=chat())
+        assert (answer.status, answer.body) == (500, b"no")
+        assert call(app, "/x").code == "not_found"
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_mistake_of_the_clients_is_not_continued_after(status: int) -> None:
+    """What a provider says of the request itself is the answer; nobody has failed."""
+    said = b"HTTP/1.1 %d X\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno" % status
+    with raw_provider(answering(said, keep=True)) as provider:
+        app = policy(gateway(entry("openai", provider), on_error="continue"))
+        assert call(app, CHAT, body=chat()).status == status
+
+
+def test_the_list_of_models_is_what_the_strategies_leave(providers: Any) -> None:
+    """What would be 403 to ask for is not listed; what several providers have is, where one may."""
+    app = policy(
+        gateway(
+            entry("pa", providers[0], "a1", "both"),
+            entry("pb", providers[1], "b1", "both"),
+            model_selection={"strategy": ["ai.models.onlyProviders(['pb'])"]},
+        )
+    )
+    listed = {one["id"] for one in call(app, "/v1/models").json["data"]}
+    assert listed == {"b1", "pb/both"}
+    assert call(app, CHAT, body=chat("a1")).code == "model_not_allowed"
+
+
+def test_a_model_that_is_disabled_goes_to_nobody_else(providers: Any) -> None:
+    """A provider that never listed it is not asked for it; one that lists it is."""
+    off = {"id": "m", "disabled": True}
+    app = policy(gateway(entry("pa", providers[0], off), entry("pb", providers[1], "x")))
+    assert call(app, CHAT, body=chat("m")).code == "model_not_allowed"
+    app = policy(gateway(entry("pa", providers[0], off), entry("pb", providers[1], "m")))
+    assert call(app, CHAT, body=chat("m")).environ["aigw.provider"] == "pb"
 
 
 def test_what_it_leaves_behind(providers: Any) -> None:

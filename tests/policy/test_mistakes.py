@@ -197,6 +197,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         "              models: [{id: a, id_aliases: [x]}, {id: b, id_aliases: [X]}]\n", 8,
         "stands for two models",
     ),
+    "an alias that is a model": (
+        HEAD + GATEWAY + "            - id: openai\n              api_keys: [{value: a}]\n"
+        "              models: [{id: a, id_aliases: [B]}, {id: b}]\n", 8,
+        'the alias "b" is the id of a model',
+    ),
     "a body to merge": (
         HEAD + GATEWAY.replace("authentication: none", "body: {}") + "            []\n", 6, "known to ngrok",
     ),

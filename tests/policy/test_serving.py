@@ -472,6 +472,14 @@ def test_explain_says_what_each_gate_would(explained: Any) -> None:
     assert (code, found[-1]["status"], found[-1]["part"]) == (1, 409, "rule 3 (batch): deny")
 
 
+def test_explain_a_path_that_is_not_served(explained: Any) -> None:
+    """It is 404 as under `aigw serve`; an address that is none is wrong use."""
+    explain, key, url = explained
+    code, found = explain("--path", "/foo", "--key-id", key.id)
+    assert (code, found[-1]["status"]) == (1, 404)
+    assert run("explain", "--ip", "bad", AIGW_STORE=url).exit_code == 2
+
+
 def test_explain_the_gateway_without_a_document(explained: Any) -> None:
     """What `aigw serve` runs by default; a bare model is judged as the provider's that is asked."""
     explain, key, _ = explained
