@@ -18,6 +18,9 @@ from .environ import CLIENT_IP, enter
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+_UNIX_PEERS = ("", "localhost", "<local>")
+"""What stands in REMOTE_ADDR of a peer on a Unix socket: waitress and Werkzeug have a word there."""
+
 
 class ProxyTrust:
     """Which peers may name the client's address, and in which header.
@@ -41,8 +44,9 @@ class ProxyTrust:
 
     def find(self, environ: WSGIEnvironment) -> str:
         """Return the client's address, normalised; `""` where it cannot be told."""
+        peer = environ.get("REMOTE_ADDR") or ""
         return client_address(
-            environ.get("REMOTE_ADDR") or "",
+            "" if peer in _UNIX_PEERS else peer,
             environ.get(self._header),
             self._read,
             self._networks,

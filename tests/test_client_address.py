@@ -118,9 +118,11 @@ def test_the_peer_is_normalised(peer: str, address: str) -> None:
     assert found(None, peer=peer) == address
 
 
-def test_a_unix_socket_can_be_trusted() -> None:
+@pytest.mark.parametrize("peer", ["", "localhost", "<local>"])  # most servers, waitress, Werkzeug
+def test_a_unix_socket_can_be_trusted(peer: str) -> None:
     """A server on a Unix socket gives no peer; `unix` trusts the proxy at its other end."""
-    assert found("203.0.113.9", peer="", trusted=["unix"]) == "203.0.113.9"
+    assert found("203.0.113.9", peer=peer, trusted=["unix"]) == "203.0.113.9"
+    assert found("203.0.113.9", peer=peer, trusted=["10.0.0.0/8"]) == ""
     assert found("203.0.113.9", peer="") == ""
 
 
