@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _UNIX_PEERS = ("", "localhost", "<local>")
-"""What stands in REMOTE_ADDR of a peer on a Unix socket: waitress and Werkzeug have a word there."""
+"""REMOTE_ADDR of a peer on a Unix socket: waitress and Werkzeug have a word for it."""
 
 
 class ProxyTrust:
