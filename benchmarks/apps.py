@@ -19,6 +19,7 @@ from aigw_middleware import (
     open_store,
     stack,
 )
+from aigw_middleware.usage.prices import load as load_prices
 
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding")
 
@@ -34,6 +35,7 @@ def unbooked() -> Any:
 
 
 def _gateway(*, booked: bool) -> Any:
+    load_prices()  # as `aigw serve` does, before a request needs them
     store = open_store(os.environ["BENCH_STORE"])
     if not booked:
         store.usage.touch = lambda key_id: None  # type: ignore[method-assign]

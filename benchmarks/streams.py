@@ -16,6 +16,7 @@ from .table import print_table
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _EVENT = b'data: {"choices": [{"delta": {"content": "%d"}}]}\n\n'
+_FIRST = 8  # streams before those that are measured
 _AT_ONCE = 64  # connections that are opened at a time: a listener's queue has an end
 WORKERS = {
     "gthread": ["--threads", "256"],
@@ -122,6 +123,8 @@ async def held(worker_class: str, count: int, store_url: str, token: str) -> Hel
     running = gunicorn("gateway", upstream, store_url, options=options)
     candidate = await asyncio.to_thread(running.__enter__)
     try:
+        # What a worker makes once (stores, counters, the watchdog) is no stream's.
+        await hold(candidate, provider, token, _FIRST)
         return await hold(candidate, provider, token, count)
     finally:
         await asyncio.to_thread(running.__exit__, None, None, None)
