@@ -12,7 +12,7 @@ from ._addresses import address_of
 from ._headers import header
 from ._iterables import WHOLE, Wrapped
 from ._options import application
-from ._responding import Headers, with_headers
+from ._responding import Headers, hearing
 from .body import Body, content_length
 from .environ import (
     ATTEMPTS,
@@ -116,13 +116,12 @@ class _Entry:
     def noting(self, start_response: StartResponse) -> StartResponse:
         """Return a `start_response` that takes note of the status and the refusal's code."""
 
-        def note(status: str, headers: Headers) -> Headers:
+        def note(status: str, headers: Headers) -> None:
             self._status = int(status[:3])
             if self._status >= 400:
                 self._code = header(headers, "x-aigw-code") or None
-            return headers
 
-        return with_headers(start_response, note)
+        return hearing(start_response, note)
 
     def finish(self, error: BaseException | None, *, left: bool = False) -> None:
         """Tell of it, once."""

@@ -25,3 +25,21 @@ def with_headers(
         return start_response(status, told, exc_info) if exc_info else start_response(status, told)
 
     return respond  # type: ignore[return-value]
+
+
+def hearing(start_response: StartResponse, hear: Callable[[str, Headers], None]) -> StartResponse:
+    """Return a `start_response` that tells `hear(status, headers)` of the head that was taken.
+
+    Not of one that came too late: a server raises where another has been sent (PEP 3333).
+    """
+
+    def respond(status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> object:
+        write = (
+            start_response(status, headers, exc_info)
+            if exc_info
+            else start_response(status, headers)
+        )
+        hear(status, headers)
+        return write
+
+    return respond  # type: ignore[return-value]

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -194,6 +195,33 @@ def test_a_list_is_logged_although_nobody_closes_it() -> None:
     log = Log(lambda e, s: (s("200 OK", []), [b"ab", b"c"])[1])
     assert log.app(make_environ(), lambda *a: None) == [b"ab", b"c"]
     assert log.lines[0]["bytes_out"] == 3
+
+
+def test_a_head_that_came_too_late_is_none() -> None:
+    """An error behind the first bytes: the client has its 200, and that is what is told."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"1"
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            start_response("500 X", [("Content-Type", "text/plain")], sys.exc_info())
+
+    class Sent(Exception):
+        """As a server raises what it is given once the head has gone."""
+
+    def respond(status: str, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info:
+            raise Sent
+
+    log = Log(app)
+    body: Any = log.app(make_environ(), respond)
+    assert next(body) == b"1"
+    with pytest.raises(Sent):
+        next(body)
+    body.close()
+    assert [line["status"] for line in log.lines] == [200]
 
 
 def test_of_a_file_that_the_server_sends_nobody_knows_how_much_was_sent() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._headers import header, is_event_stream
 from .._iterables import Wrapped
-from .._responding import Headers, with_headers
+from .._responding import Headers, hearing
 from ..denial import Denial
 from ..dialects import EVENT_ENDS, client_dialect
 from ..environ import END, OVER, UNSEEN, USAGE, request_id
@@ -35,14 +35,13 @@ class Head:
     def noting(self, start_response: StartResponse) -> StartResponse:
         """Return a `start_response` that takes note of the head."""
 
-        def note(status: str, headers: Headers) -> Headers:
+        def note(status: str, headers: Headers) -> None:
             self.status = int(status[:3])
             self.is_events = is_event_stream(headers) and not (
                 header(headers, "content-length") or header(headers, "content-encoding")
             )
-            return headers
 
-        return with_headers(start_response, note)
+        return hearing(start_response, note)
 
 
 class HeldAnswer(Wrapped):
