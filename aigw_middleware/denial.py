@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from .body import discard_unread
-from .dialects import client_dialect
+from .dialects import ANTHROPIC, client_dialect
 from .environ import DECISIONS, request_id
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Judge(NamedTuple):
 def judge_of(environ: WSGIEnvironment, gate: str) -> Judge:
     """Return a gate as the judge of the request that it is about to decide on."""
     return Judge(gate, len(environ.get(DECISIONS, ())))
+
+
+_LONGEST_WAIT = 60
+"""Seconds of `Retry-After` above which no client's own retry is worth waiting for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,8 @@ def refuse(environ: WSGIEnvironment, start_response: StartResponse, denial: Deni
     """
     discard_unread(environ)
     id_ = request_id(environ)
-    document = client_dialect(environ).error(
-        denial.status, denial.code, denial.message, id_, denial.param
-    )
+    dialect = client_dialect(environ)
+    document = dialect.error(denial.status, denial.code, denial.message, id_, denial.param)
     body = json.dumps(document).encode()
     headers = [
         ("Content-Type", "application/json"),
@@ -132,8 +135,10 @@ def refuse(environ: WSGIEnvironment, start_response: StartResponse, denial: Deni
         ("X-Aigw-Code", denial.code),
         *denial.headers,
     ]
-    if not denial.retryable:
-        # Both the openai and the anthropic SDK obey it.
+    if dialect is ANTHROPIC:
+        headers.append(("request-id", id_))  # where its SDK looks
+    if not denial.retryable or denial.retry_after > _LONGEST_WAIT:
+        # Both the openai and the anthropic SDK obey it; the latter would sleep for hours else.
         headers.append(("x-should-retry", "false"))
     start_response(status_line(denial.status), headers)
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]

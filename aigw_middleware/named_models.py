@@ -66,6 +66,8 @@ def named_models(
     first: object = takes.named
     further: list[Any] = []
     if environ.get("REQUEST_METHOD") == "POST" and dialect is not PLAIN:
+        if takes.form and (boundary := form_boundary(environ)):
+            return form_models(_judged(environ, max_bytes), boundary)
         if takes.json:
             document = _judged(environ, max_bytes).json()
             if not _UNUSUAL.isdisjoint(document):
@@ -75,8 +77,6 @@ def named_models(
                 first = document.get("model")
             if takes.models and "models" in document:
                 further = _further(document["models"])
-        elif takes.form and (boundary := form_boundary(environ)):
-            return form_models(_judged(environ, max_bytes), boundary)
     if further:
         found = further if first is None else [first, *further]
         return tuple(dict.fromkeys(_checked(model) for model in found))

@@ -30,6 +30,7 @@ from .body import (
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
 from .environ import (
+    ATTEMPTS,
     BODY,
     BYPASSED,
     CLAIMS,
@@ -265,10 +266,16 @@ class UpstreamForwarder:
         if isinstance(plan, Denial):
             return _refused(environ, start_response, plan)
         shows_attempts = self._shows_attempts(environ)
+        started = time.monotonic()
         try:
             answer = self._ask(environ, plan)
         except (ClientLeft, KeyRevoked) as error:
             answer = _ended(environ, error)
+        if isinstance(answer, Denial) and environ.get(ATTEMPTS):
+            # Somebody was asked, and may bill it.
+            book = self._booking(environ, answer.status, started, None)
+            if book is not None:
+                book()
         if shows_attempts:
             start_response = _telling(environ, start_response)
         if isinstance(answer, Denial):
@@ -488,7 +495,9 @@ class UpstreamForwarder:
         self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | None
     ) -> Callable[[], None]:
         """Return what is done when the answer has ended: what it used is known, then booked."""
-        book = self._booking(environ, answer)
+        book = self._booking(
+            environ, answer.response.status, answer.started, answer.first_byte - answer.started
+        )
 
         is_over = False
 
@@ -509,7 +518,9 @@ class UpstreamForwarder:
 
         return end
 
-    def _booking(self, environ: WSGIEnvironment, answer: _Answer) -> Callable[[], None] | None:
+    def _booking(
+        self, environ: WSGIEnvironment, status: int, started: float, first_byte: float | None
+    ) -> Callable[[], None] | None:
         """Return what books the request's usage in the store, None where there is no store."""
         store = self._store
         if store is None:
@@ -526,10 +537,10 @@ class UpstreamForwarder:
                     provider=provider,
                     model=model,
                     path=path,
-                    status=answer.response.status,
+                    status=status,
                     usage=environ.get(USAGE),
-                    duration=time.monotonic() - answer.started,
-                    first_byte=answer.first_byte - answer.started,
+                    duration=time.monotonic() - started,
+                    first_byte=first_byte,
                 )
             except OSError as error:
                 logger.error("usage of request %s cannot be kept: %s", id_, error)

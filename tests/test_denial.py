@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from aigw_middleware import RateLimiter
+from aigw_middleware.counters.memory import MemoryCounters
 from aigw_middleware.denial import STATUSES, Denial, refuse
 from aigw_middleware.environ import new_request_id
 
-from .support import CHAT, Inner, call, make_environ, send
+from .support import CHAT, Clock, Inner, call, make_environ, send
 
 MESSAGES = "/v1/messages"
 GEMINI = "/v1beta/models/g:generateContent"
@@ -77,6 +79,10 @@ DIALECTS = [
     pytest.param("/v1/chat/completions", {"HTTP_X_GOOG_API_KEY": "x"}, "openai", id="the path decides"),
     pytest.param("/v1/messages/batches", {}, "anthropic", id="batches of messages"),
     pytest.param("/v1beta/models", {}, "gemini", id="v1beta"),
+    pytest.param("/v1/sessions", {"HTTP_ANTHROPIC_VERSION": "x"}, "anthropic", id="sessions"),
+    pytest.param("/v1/sessions", {}, "plain", id="sessions of an app's own"),
+    pytest.param("/v1/voices", {"HTTP_X_GOOG_API_CLIENT": "x"}, "gemini", id="Google's voices"),
+    pytest.param("/v1/decisions", {}, "openai", id="decisions"),
     pytest.param("/v1beta", {}, "plain", id="v1beta alone"),
     pytest.param("/v1/users", {}, "plain", id="no AI path below v1"),
     pytest.param("/", {}, "plain", id="the root"),
@@ -107,6 +113,25 @@ def test_a_refusal_that_must_not_be_retried_says_so() -> None:
     """`x-should-retry: false` stands where the client's retry could bill twice."""
     assert call(refusing("upstream_timeout", retryable=False)).headers["x-should-retry"] == "false"
     assert "x-should-retry" not in call(refusing()).headers
+
+
+def test_nobody_is_to_sleep_for_hours() -> None:
+    """Anthropic's SDK waits as long as `Retry-After` says, so that it is told not to."""
+    app = RateLimiter(Inner(), ["1/day", "5/s"], by="global")
+    call(app)
+    answer = call(app)
+    assert int(answer.headers["Retry-After"]) > 3600
+    assert answer.headers["x-should-retry"] == "false"
+    soon = RateLimiter(Inner(), "1/s", by="global", counters=MemoryCounters(clock=Clock()))
+    call(soon)
+    assert "x-should-retry" not in call(soon).headers
+
+
+def test_anthropics_sdk_finds_the_requests_id() -> None:
+    """It looks in a header of its own name."""
+    answer = call(refusing(), "/v1/messages")
+    assert answer.headers["request-id"] == answer.headers["X-Request-Id"]
+    assert "request-id" not in call(refusing(), CHAT).headers
 
 
 def test_a_sane_request_id_is_kept() -> None:

@@ -37,7 +37,16 @@ from aigw_middleware.splice import put, put_all
 from aigw_middleware.testing import StandInProvider, serving
 from aigw_middleware.usage.prices import Prices, _listed
 
-from .support import CHAT, RawRequest, answering, call, make_environ, raw_provider, three_providers
+from .support import (
+    CHAT,
+    Inner,
+    RawRequest,
+    answering,
+    call,
+    make_environ,
+    raw_provider,
+    three_providers,
+)
 
 KEY = "sk-provider-0123456789"
 PRICES = {"gpt-4o": (1, 2)}
@@ -117,6 +126,21 @@ WRITING_USAGE = {
     "prompt_tokens": 20, "completion_tokens": 30,
     "prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 8},
 }  # fmt: skip
+THINKING_USAGE = {**CLAUDE_USAGE, "output_tokens_details": {"thinking_tokens": 9}}
+# https://docs.anthropic.com/en/docs/build-with-claude/compaction
+COMPACTED_USAGE = {
+    "input_tokens": 10, "output_tokens": 30,
+    "iterations": [
+        {"type": "compaction", "input_tokens": 100, "output_tokens": 7,
+         "cache_read_input_tokens": 3, "cache_creation_input_tokens": 2},
+        {"type": "message", "input_tokens": 10, "output_tokens": 30},
+    ],
+}  # fmt: skip
+# https://ai.google.dev/api/interactions-api
+INTERACTION_USAGE = {
+    "total_input_tokens": 18, "total_tool_use_tokens": 2, "total_output_tokens": 23,
+    "total_thought_tokens": 7, "total_cached_tokens": 5, "total_tokens": 50,
+}  # fmt: skip
 MODEL = {"model": "gpt-4o"}
 GEMINI = "/v1beta/models/g:generateContent"
 WHOLE = [
@@ -128,6 +152,9 @@ WHOLE = [
     pytest.param(CHAT, {"usage": WRITING_USAGE}, (20, 30, 5, 8, 0), id="chat, writing to a cache"),
     pytest.param("/v1/embeddings", {"usage": {"prompt_tokens": 9, "total_tokens": 9}}, (9, 0, 0, 0, 0), id="embeddings"),
     pytest.param("/v1/messages", {"usage": CLAUDE_USAGE}, (20, 30, 6, 4, 0), id="messages"),
+    pytest.param("/v1/messages", {"usage": THINKING_USAGE}, (20, 30, 6, 4, 9), id="thinking"),
+    pytest.param("/v1/messages", {"usage": COMPACTED_USAGE}, (115, 37, 3, 2, 0), id="compaction"),
+    pytest.param("/v1beta/interactions", {"usage": INTERACTION_USAGE}, (20, 30, 5, 0, 7), id="interaction"),
     pytest.param(GEMINI, {"usageMetadata": GEMINI_USAGE}, (20, 30, 5, 0, 7), id="generateContent"),
     pytest.param(GEMINI, [{"a": 1}, {"usageMetadata": GEMINI_USAGE}], (20, 30, 5, 0, 7), id="an array"),
 ]  # fmt: skip
@@ -166,6 +193,12 @@ STREAMED = [
         "/v1beta/models/g:streamGenerateContent",
         [{"usageMetadata": {**GEMINI_USAGE, "candidatesTokenCount": 1}}, {"usageMetadata": GEMINI_USAGE}],
         (20, 30, 5, 0, 7), id="streamGenerateContent",
+    ),
+    pytest.param(
+        "/v1beta/interactions",
+        [{"event_type": "step.delta", "delta": {"type": "text", "text": "hi"}},
+         {"event_type": "interaction.completed", "interaction": {"usage": INTERACTION_USAGE}}, b"[DONE]"],
+        (20, 30, 5, 0, 7), id="interaction",
     ),
 ]  # fmt: skip
 
@@ -522,6 +555,75 @@ def test_a_whole_stream_that_tells_nothing_keeps_its_reservation() -> None:
         body = json.dumps({**MODEL, "max_tokens": 5000, "stream": True}).encode()
         assert call(app, CHAT, body=body).status == 200
     assert [count.used for count in counters.counts()] == [5000]
+
+
+FAILED: list[Any] = [
+    ("/v1/responses", [{"type": "response.failed", "response": {"usage": None}}]),
+    (CHAT, [{"error": {"message": "overloaded", "code": 503}}]),
+    ("/v1/messages", [{"type": "error", "error": {"type": "overloaded_error"}}]),
+]
+
+
+@pytest.mark.parametrize(("path", "events"), FAILED)
+def test_a_stream_that_fails_costs_what_it_had_said(path: str, events: Any) -> None:
+    """An error within a 200 is an error without usage: nothing, or the text before it."""
+    body = {**MODEL, "max_tokens": 5000, "stream": True}
+    assert ask(streamed(*events), path, body).environ["aigw.usage"].output_tokens == 0
+    said = [{"type": "content_block_delta", "delta": {"text": "x" * 40}}, *events]
+    usage = ask(streamed(*said), path, body).environ["aigw.usage"]
+    assert (usage.output_tokens, usage.estimated) == (10, True)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_goes_on_in_the_background_keeps_its_reservation(background: bool) -> None:
+    """Who hangs up on a background answer may ask for it by its id: all of it was bought."""
+    counters = open_counters("memory:")
+    event = {"type": "response.output_text.delta", "delta": "x" * 40}
+    with raw_provider(answering(streamed(event, end=False), keep=True)) as provider:
+        upstream = Provider("openai", base_url=provider.url, api_keys=[KEY])
+        app: Any = RateLimiter(
+            UpstreamForwarder(upstream=upstream), "9000 output_tokens/min", by="global",
+            counters=counters,
+        )  # fmt: skip
+        asked = {**MODEL, "max_output_tokens": 5000, "stream": True, "background": background}
+        body = app(make_environ("/v1/responses", body=json.dumps(asked).encode()), lambda *a: None)
+        assert next(body)
+        body.close()
+    assert [count.used for count in counters.counts()] == [5000 if background else 10]
+
+
+NOTHING = [
+    "/v1/responses/r/cancel", "/v1/conversations", "/v1/threads", "/v1/threads/t/messages",
+    "/v1/vector_stores", "/v1/chat/completions/c", "/v1/files", "/v1/moderations",
+    "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/messages/batches/b/cancel",
+    "/v1beta/models/g:countTokens",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NOTHING)
+def test_what_makes_no_tokens_is_held_for_none(path: str) -> None:
+    """Ending, storing, looking up and counting passes limits of tokens and of money."""
+    counters = open_counters("memory:")
+    limits = ["1000 tokens/min", "1 usd/day"]
+    with raw_provider(answering(whole({"id": "x"}), keep=True)) as provider:
+        upstream = [
+            Provider(name, base_url=provider.url, api_keys=[KEY])
+            for name in ("openai", "anthropic", "google")
+        ]
+        limiter = partial(RateLimiter, limits=limits, by="global", counters=counters)
+        app = stack(UpstreamForwarder(upstream=upstream), limiter)
+        answers = [call(app, path, body=b'{"model": "no-such-model-7"}').status for _ in range(3)]
+    assert answers == [200] * 3
+    assert all(count.used <= 3 for count in counters.counts())
+
+
+@pytest.mark.parametrize("path", ["/v1/threads/t/runs", "/v1/fine_tuning/jobs"])
+def test_what_makes_tokens_of_what_is_stored_is_held_for_a_whole_context(path: str) -> None:
+    """Nobody knows what stands in a thread or a file: a small limit never gives it."""
+    app = RateLimiter(Inner(), "1000 tokens/min", by="global")
+    body = {"model": "gpt-4o", "assistant_id": "a", "training_file": "f"}
+    assert call(app, path, body=json.dumps(body).encode()).status == 200
+    assert call(app, path, body=json.dumps(body).encode()).code == "rate_limit_exceeded"
 
 
 # --- cost

@@ -324,6 +324,9 @@ CAPPED = [
     (GEMINI, {"generationConfig": {"maxOutputTokens": 900, "topK": 1}},
      {"generationConfig": {"maxOutputTokens": 100, "topK": 1}}),
     (GEMINI, {}, {"generationConfig": {"maxOutputTokens": 100}}),
+    ("/v1beta/interactions", {}, {"generation_config": {"max_output_tokens": 100}}),
+    ("/v1beta/interactions", {"generation_config": {"max_output_tokens": 900}},
+     {"generation_config": {"max_output_tokens": 100}}),
     ("/v1/embeddings", {"input": "x"}, {"input": "x"}),
     ("/v1/messages/batches", claude_batch(5000, 20, 140), claude_batch(100, 20, 100)),
     (BATCH, gemini_batch({"maxOutputTokens": 900}, {"topK": 1}, {"maxOutputTokens": 9}),
@@ -346,6 +349,30 @@ def test_the_output_is_bounded(path: str, fields: Any, wanted: Any) -> None:
     body = json.dumps({"model": "gpt-4o", **fields}).encode()
     assert call(ModelAccess(app, max_output_tokens=100), path, body=body).status == 200
     assert seen == [{"model": "gpt-4o", **wanted}]
+
+
+@pytest.mark.parametrize(
+    "model", ["o4-mini", "ft:o4-mini-2025-04-16:org::abc", "ft:gpt-5-mini:o::a"]
+)
+def test_a_reasoning_model_gets_the_cap_that_it_takes(model: str) -> None:
+    """Fine-tuned ones too."""
+    inner = Inner()
+    call(ModelAccess(inner, max_output_tokens=100), CHAT, body=chat(model))
+    body = json.loads(inner.environs[0]["aigw.body"].read())
+    assert body["max_completion_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/images/edits", "/v1/threads/runs", "/v1/threads/t/runs", "/v1/assistants",
+     "/v1/fine_tuning/jobs"],
+)  # fmt: skip
+def test_a_path_that_may_name_a_model_is_judged_by_it(path: str) -> None:
+    """In JSON as in a form, though `paths` lists it: it needs none, but one that it names counts."""
+    app = ModelAccess(Inner(), ["gpt-4o"], paths=[path])
+    assert call(app, path, body=b"{}").status == 200
+    assert call(app, path, body=b'{"model": "gpt-4o"}').status == 200
+    assert call(app, path, body=b'{"model": "gpt-evil"}').code == "model_not_allowed"
 
 
 def test_a_batch_stays_with_the_model_of_its_path() -> None:

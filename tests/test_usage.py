@@ -31,7 +31,7 @@ from aigw_middleware.usage import figures_of
 from aigw_middleware.usage.figures import Figures
 from aigw_middleware.usage.journal import read_rows
 
-from .support import CHAT, answering, in_child, make_environ, raw_provider, send
+from .support import CHAT, answering, call, in_child, make_environ, raw_provider, send
 
 BODY = b'{"model": "gpt-4o"}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
@@ -169,6 +169,17 @@ def test_an_answer_without_a_body_is_booked(store: Store) -> None:
         send(app, make_environ("/v1/files/x", REQUEST_METHOD="DELETE", HTTP_X_API_KEY=token))
         send(app, make_environ("/v1/files/x", HTTP_X_API_KEY="wrong"))
     assert [row["requests"] for row in store.usage.totals(by="model")] == [1]
+
+
+def test_a_request_that_was_sent_and_not_answered_is_booked(store: Store) -> None:
+    """Its provider may bill it: one that never came to anybody is none."""
+    key, token = store.keys.create()
+    with raw_provider(answering(b"")) as provider:
+        app = forwarder(store, provider.url)
+        assert call(app, CHAT, body=BODY, HTTP_X_API_KEY=token).status == 502
+        assert call(app, CHAT, body=b"{", HTTP_X_API_KEY=token).status == 400
+    (row,) = store.usage.totals()
+    assert (row["key"], row["requests"], row["output_tokens"]) == (key.id, 1, 0)
 
 
 def test_last_used_is_right_to_the_second(store: Store) -> None:

@@ -74,13 +74,13 @@ def _dialect_of(path: str, is_google: bool, is_anthropic: bool) -> Dialect:
         return ANTHROPIC
     if segment in gemini.SEGMENTS or (segment in gemini.SHARED_SEGMENTS and is_google):
         return GEMINI
+    if segment in anthropic.SHARED_SEGMENTS and is_anthropic:
+        return ANTHROPIC
     if segment not in openai.SEGMENTS:
         return PLAIN
     # A fine-tuned model of OpenAI's has several colons in its name.
     if segment == "models" and gemini.is_call(rest):
         return GEMINI
-    if segment in anthropic.SHARED_SEGMENTS and is_anthropic:
-        return ANTHROPIC
     return OPENAI
 
 

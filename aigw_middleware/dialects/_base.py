@@ -85,6 +85,7 @@ class Takes(NamedTuple):
         models: whether that may name further ones in `models`.
         form: whether its POST body is a form with a `model`.
         named: the model that stands in the path itself; None for none.
+        nothing: whether its POST makes no tokens.
     """
 
     json: bool
@@ -92,6 +93,7 @@ class Takes(NamedTuple):
     models: bool
     form: bool
     named: str | None
+    nothing: bool
 
 
 class Dialect:
@@ -104,6 +106,8 @@ class Dialect:
         needs_model: those of them whose JSON body must name a model.
         takes_models: those of them whose JSON body may name further ones in `models`.
         takes_form: paths whose POST body is a form with a `model`.
+        makes_nothing: paths (without the prefix) of which a POST makes no tokens: it stores, looks
+            up, counts or ends something.
     """
 
     name: str
@@ -112,6 +116,7 @@ class Dialect:
     needs_model: re.Pattern[str] = re.compile(r"(?!)")
     takes_models: re.Pattern[str] = re.compile(r"(?!)")
     takes_form: re.Pattern[str] = re.compile(r"(?!)")
+    makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -181,6 +186,7 @@ def _takes(dialect: Dialect, path: str) -> Takes:
         dialect.takes_models.fullmatch(path) is not None,
         dialect.takes_form.fullmatch(path) is not None,
         None if named is None else named[1],
+        dialect.makes_nothing.fullmatch(path) is not None,
     )
 
 

@@ -14,8 +14,13 @@ from ._base import Batch, Dialect, Json, Output, Tokens, _event, batched, caps, 
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
-SHARED_SEGMENTS = frozenset({"files", "models", "skills"})
-"""Those that OpenAI has too; `anthropic-version` tells whose are meant."""
+SHARED_SEGMENTS = frozenset(
+    {
+        "agents", "deployment_runs", "deployments", "dreams", "environments", "files",
+        "memory_stores", "models", "sessions", "skills", "tunnels", "user_profiles", "vaults",
+    }
+)  # fmt: skip
+"""Those that others may have too; `anthropic-version` tells whose are meant."""
 
 _TYPES = {
     400: "invalid_request_error",
@@ -34,6 +39,9 @@ class _Anthropic(Dialect):
     name = "anthropic"
     needs_json = re.compile(r"/(?:messages|messages/count_tokens|messages/batches|complete)/?")
     needs_model = re.compile(r"/(?:messages|messages/count_tokens|complete)/?")
+    makes_nothing = re.compile(
+        r"/messages/count_tokens/?|/messages/batches/[^/]+/cancel/?|/(?:files|skills)(?:/.*)?"
+    )
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -60,14 +68,15 @@ class _Anthropic(Dialect):
             usage = document["message"].get("usage")  # message_start
         if not isinstance(usage, Mapping):
             return None
-        cached = figure(usage, "cache_read_input_tokens")
-        written = figure(usage, "cache_creation_input_tokens")
-        return Tokens(
-            figure(usage, "input_tokens") + cached + written,
-            figure(usage, "output_tokens"),
-            cached,
-            written,
-        )
+        # The top-level figures hold all iterations but those that compacted the context:
+        # https://docs.anthropic.com/en/docs/build-with-claude/compaction
+        found = usage.get("iterations")
+        compacted = [
+            _figures(one)
+            for one in (found if isinstance(found, list) else ())
+            if isinstance(one, Mapping) and one.get("type") == "compaction"
+        ]
+        return Tokens(*map(sum, zip(_figures(usage), *compacted, strict=True)))
 
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
         delta = document.get("delta")  # of message_delta, the last event but one
@@ -78,6 +87,18 @@ class _Anthropic(Dialect):
 
     def error_event(self, path: str, error: Json) -> bytes:
         return _event("error", error)
+
+
+def _figures(usage: Mapping[str, Any]) -> Tokens:
+    cached = figure(usage, "cache_read_input_tokens")
+    written = figure(usage, "cache_creation_input_tokens")
+    return Tokens(
+        figure(usage, "input_tokens") + cached + written,
+        figure(usage, "output_tokens"),
+        cached,
+        written,
+        figure(usage, "output_tokens_details", "thinking_tokens"),
+    )
 
 
 def _of_batch(requests: object) -> Output:

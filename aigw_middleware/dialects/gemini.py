@@ -28,9 +28,8 @@ _STATUSES = {
     504: "DEADLINE_EXCEEDED",
 }
 
-_GENERATES = re.compile(
-    r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?|/interactions/?"
-).fullmatch
+_GENERATES = re.compile(r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?").fullmatch
+_INTERACTIONS = re.compile(r"/interactions/?").fullmatch
 _BATCHES = re.compile(r"/(?:models|tunedModels)/([^/:]+):batchGenerateContent/?").fullmatch
 
 
@@ -41,7 +40,12 @@ SEGMENTS = frozenset(
     }
 )  # fmt: skip
 """The first segments below `/v1` that only Google has."""
-SHARED_SEGMENTS = frozenset({"batches", "files", "models"})
+SHARED_SEGMENTS = frozenset(
+    {
+        "agents", "batches", "credentials", "environments", "files", "models", "triggers", "voices",
+        "webhooks",
+    }
+)  # fmt: skip
 """Those that others have too; a header of Google's SDK tells whose are meant."""
 UPLOADS = ("/upload/v1beta", "/upload/v1")
 """What stands in the place of `/v1beta` or `/v1` where content is uploaded."""
@@ -77,7 +81,7 @@ class _Gemini(Dialect):
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usageMetadata")
         if not isinstance(usage, Mapping):
-            return OPENAI.tokens(document)  # its OpenAI form
+            return _of_interaction(document) or OPENAI.tokens(document)  # its OpenAI form
         thoughts = figure(usage, "thoughtsTokenCount")
         return Tokens(
             figure(usage, "promptTokenCount") + figure(usage, "toolUsePromptTokenCount"),
@@ -86,6 +90,10 @@ class _Gemini(Dialect):
             0,
             thoughts,
         )
+
+    makes_nothing = re.compile(
+        r"/models/[^/:]+:countTokens/?|/files(?:/.*)?|/operations/.*|/batches/[^/:]+:cancel/?"
+    )
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return OPENAI.is_usage_alone(document)
@@ -103,10 +111,31 @@ class _Gemini(Dialect):
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         if path.startswith("/openai/"):
             return OPENAI.output(path.removeprefix("/openai"), document)
+        if _INTERACTIONS(path):
+            return _of_request(document)._replace(path=("generation_config", "max_output_tokens"))
         if _GENERATES(path):
             return _of_request(document)
         batch = _BATCHES(path)
         return None if batch is None else _of_batch(document, batch[1])
+
+
+def _of_interaction(document: Mapping[str, Any]) -> Tokens | None:
+    """Return what an interaction tells, or the event that ends a streamed one.
+
+    https://ai.google.dev/api/interactions-api
+    """
+    inner = document.get("interaction")
+    usage = (inner if isinstance(inner, Mapping) else document).get("usage")
+    if not isinstance(usage, Mapping) or "total_input_tokens" not in usage:
+        return None
+    thoughts = figure(usage, "total_thought_tokens")
+    return Tokens(
+        figure(usage, "total_input_tokens") + figure(usage, "total_tool_use_tokens"),
+        figure(usage, "total_output_tokens") + thoughts,
+        figure(usage, "total_cached_tokens"),
+        0,
+        thoughts,
+    )
 
 
 def _of_request(document: Mapping[str, Any], within: Path = ()) -> Output:

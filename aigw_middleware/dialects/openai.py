@@ -14,9 +14,10 @@ from ._base import Dialect, Json, Output, Tokens, _event, caps, count_of, figure
 SEGMENTS = frozenset(
     {
         "assistants", "audio", "batches", "chat", "chatkit", "completions", "containers",
-        "conversations", "edits", "embeddings", "evals", "files", "fine_tuning", "images",
-        "models", "moderations", "organization", "projects", "realtime", "rerank", "responses",
-        "skills", "threads", "uploads", "vector_stores", "videos",
+        "content_provenance_checks", "conversations", "decisions", "edits", "embeddings", "evals",
+        "files", "fine_tuning", "images", "live", "models", "moderations", "organization",
+        "projects", "realtime", "rerank", "responses", "safety", "skills", "threads", "uploads",
+        "vector_stores", "videos",
     }
 )  # fmt: skip
 """The first segments of OpenAI's paths below `/v1`."""
@@ -30,7 +31,8 @@ class _OpenAI(Dialect):
     name = "openai"
     needs_json = re.compile(
         r"/(?:chat/completions|completions|responses|responses/compact|responses/input_tokens"
-        r"|embeddings|moderations|audio/speech|images/generations|rerank)/?"
+        r"|embeddings|moderations|audio/speech|images/generations|images/edits|rerank"
+        r"|assistants|assistants/[^/]+|threads/runs|threads/[^/]+/runs|fine_tuning/jobs)/?"
     )
     # `responses` may continue a stored prompt that names the model, `moderations` and
     # `images/generations` have a default.
@@ -41,6 +43,11 @@ class _OpenAI(Dialect):
     takes_form = re.compile(
         r"/(?:audio/transcriptions|audio/translations|images/edits"
         r"|images/variations|videos)/?"
+    )
+    makes_nothing = re.compile(
+        r"/(?:files|uploads|vector_stores|conversations|containers|moderations)(?:/.*)?"
+        r"|/(?:assistants|skills)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
+        r"|/chat/completions/[^/]+/?|/responses/input_tokens/?|/.*/cancel/?"
     )
 
     def error(
@@ -56,7 +63,7 @@ class _OpenAI(Dialect):
         kind = path.strip("/")
         if kind == "responses":
             return Output(1, ("max_output_tokens",), caps(document, "max_output_tokens"))
-        if kind in ("responses/compact", "images/generations"):
+        if kind in ("responses/compact", "images/generations", "images/edits"):
             return Output(count_of(document, "n"), (), {})  # makes tokens, and takes no cap
         if kind == "completions":
             prompts = document.get("prompt")
@@ -123,7 +130,7 @@ def _cap_name(model: object) -> str:
 
     OpenAI's reasoning models take the new one alone, many compatible providers only the old one.
     """
-    name = str(model).rpartition("/")[2]
+    name = str(model).rpartition("/")[2].removeprefix("ft:")
     return "max_completion_tokens" if _REASONING(name) else "max_tokens"
 
 

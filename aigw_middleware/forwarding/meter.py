@@ -30,6 +30,7 @@ _TEXT = re.compile(
 # Only these are looked into: those with usage (in every other one it may be null), and the last.
 _MAY_TELL = re.compile(
     rb'usage"\s*:\s*(?:data:\s*)?\{|usageMetadata|message_stop|response\.(?:completed|incomplete|failed)|\[DONE'
+    rb'|"error"\s*:\s*(?:data:\s*)?\{'
 ).search
 _FEW = 2048
 """Bytes of events whose text is counted together."""
@@ -60,6 +61,10 @@ class Meter(Protocol):
         """Whether the answer has come to its own end."""
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the answer tells of an error of its own."""
+
+    @property
     def text_bytes(self) -> int:
         """How much text has passed."""
 
@@ -73,6 +78,7 @@ class WholeMeter:
     """
 
     is_over = False
+    has_failed = False
 
     def __init__(self, dialect: Dialect, coding: str) -> None:
         self._dialect = dialect
@@ -154,6 +160,7 @@ class EventMeter:
         self._text_bytes = 0
         self.tokens: Tokens | None = None
         self.is_over = False
+        self.has_failed = False
 
     @property
     def text_bytes(self) -> int:
@@ -225,6 +232,10 @@ class EventMeter:
         document = found if isinstance(found, dict) else None
         self.is_over = self.is_over or self._dialect.is_last(event, document)
         tokens = None if document is None else self._dialect.tokens(document)
+        if document is not None and (
+            isinstance(document.get("error"), dict) or document.get("type") == "response.failed"
+        ):
+            self.has_failed = True
         if document is None or tokens is None:
             return False
         self.tokens = _merged(self.tokens, tokens)

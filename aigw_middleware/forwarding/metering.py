@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ASKED = "aigw.asked_for_usage"
 """True where a stream was asked for its usage by us and not by the client."""
 
+_IN_BACKGROUND = ("responses", "interactions")
+
 TELLS_UNASKED = frozenset({"mistral"})
 """Providers that tell a stream's usage by themselves and refuse to be asked for it."""
 
@@ -36,6 +38,7 @@ class Metering:
         coding: its Content-Encoding.
         prices: by which its cost is told.
         streams: whether it is an event stream.
+        goes_on: whether what makes it goes on when nobody reads it any more.
 
     Attributes:
         meter: reads the answer.
@@ -50,8 +53,10 @@ class Metering:
         prices: Prices,
         *,
         streams: bool,
+        goes_on: bool = False,
     ) -> None:
         self._environ = environ
+        self._goes_on = goes_on
         self._prices = prices
         self._concluded = False
         self.cuts = streams and ASKED in environ
@@ -71,7 +76,11 @@ class Metering:
             # Of one that is whole and tells nothing, what was reserved for it counts.
             if tokens is not None:
                 self._tell(tokens)
+            elif meter.has_failed:  # vendors bill nothing then, but for what was said before
+                self._tell(Tokens(0, -(-meter.text_bytes // BYTES_A_TOKEN)), estimated=True)
             return
+        if self._goes_on:
+            return  # nobody here learns what it comes to: what was reserved for it counts
         said = -(-meter.text_bytes // BYTES_A_TOKEN)
         if tokens is not None and tokens.output >= said:
             self._tell(tokens)
@@ -122,7 +131,19 @@ def metering_of(
     if environ.get("REQUEST_METHOD") != "POST":
         return None
     coding = header(headers, "content-encoding").strip().lower()
-    return Metering(environ, dialect, coding, prices, streams=streams)
+    goes_on = streams and _is_background(environ)
+    return Metering(environ, dialect, coding, prices, streams=streams, goes_on=goes_on)
+
+
+def _is_background(environ: WSGIEnvironment) -> bool:
+    """Whether an answer is made in the background, and may be asked for again by its id.
+
+    https://platform.openai.com/docs/guides/background; Google's interactions have the same.
+    """
+    body = environ.get(BODY)
+    if spoken(environ).rest.strip("/") not in _IN_BACKGROUND or not isinstance(body, Body):
+        return False
+    return body.json().get("background") is True
 
 
 def streams_without_usage(environ: WSGIEnvironment, path: AIPath) -> bool:

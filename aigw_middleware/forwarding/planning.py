@@ -307,15 +307,16 @@ class Planner:
             return None
         asks = self._meter and streams_without_usage(environ, path)
         takes = path.dialect.takes(path.rest)
-        document = environ[BODY].json() if takes.json and BODY in environ else {}
+        boundary = form_boundary(environ) if takes.form else b""
+        is_json = takes.json and not boundary
+        document = environ[BODY].json() if is_json and BODY in environ else {}
         if "models" in document and takes.models:
             drop_member(environ, ("models",))
         if candidates[0].model is None:
             return None
-        if takes.json:
+        if is_json:
             name = document.get("model")
             return ModelPlace(path, b"", name, names_model=takes.named is None, asks=asks)
-        boundary = form_boundary(environ) if takes.form else b""
         if not boundary:
             return None
         return ModelPlace(path, boundary, models[0], names_model=bool(models), asks=False)

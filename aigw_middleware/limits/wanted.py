@@ -13,7 +13,7 @@ from ..body import Body, whole
 from ..dialects import OPENAI, PLAIN, Batch, Dialect, Output, spoken
 from ..environ import BODY
 from ..errors import BodyInvalid
-from ..named_models import MAX_BODY_BYTES, named_models
+from ..named_models import MAX_BODY_BYTES, form_boundary, named_models
 from ..splice import Path
 from . import tokenizer
 
@@ -35,7 +35,8 @@ _REFERENCES = frozenset(
     {
         "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
         "prompt_cache_id", "fileData", "file_data", "fileUri", "file_uri", "cachedContent",
-        "cached_content", "container", "vector_store_ids", "fileName", "file_name",
+        "cached_content", "container", "vector_store_ids", "fileName", "file_name", "assistant_id",
+        "training_file",
     }
 )  # fmt: skip
 _STORED = ("prompt", "audio")
@@ -90,6 +91,8 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     dialect, _, rest = spoken(environ)
     if dialect is PLAIN or environ.get("REQUEST_METHOD") in _ASKS_NOTHING:
         # Nothing, or a request to an app of its own, which tells what it used in `aigw.usage`.
+        return _NOTHING
+    if dialect.takes(rest).nothing:
         return _NOTHING
     found = _document(environ)
     model = wanted_model(environ)
@@ -185,7 +188,10 @@ def _counted(dialect: Dialect, model: str | None, body: Body) -> int | None:
 def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
     """Return a request's body and the JSON object in it; None where its path takes none."""
     dialect, _, rest = spoken(environ)
-    if dialect is PLAIN or environ.get("REQUEST_METHOD") != "POST" or not dialect.takes(rest).json:
+    takes = dialect.takes(rest)
+    if dialect is PLAIN or environ.get("REQUEST_METHOD") != "POST" or not takes.json:
+        return None
+    if takes.form and form_boundary(environ):
         return None
     if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
         raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
