@@ -1,10 +1,10 @@
 r"""Patterns over request paths: an exact path (`/healthz`) or a prefix (`/v1/*`).
 
 A path can be spelled in ways that one reader takes for another path: `/static/../v1/x`, `//v1/x`,
-`v1/x` (some servers hand on a target without a slash, some frameworks add one), `/v1/\xffx` (some
-frameworks drop bytes that are no UTF-8), `/v1/x\n` (`$` in a route's pattern matches before it). A
-pattern that opens a door (`exempt`) must not match such a spelling, a pattern that guards one
-(`paths`) must not miss it.
+`/@@x` (a view in Pyramid's traversal), `v1/x` (some servers hand on a target without a slash, some
+frameworks add one), `/v1/\xffx` (some frameworks drop bytes that are no UTF-8), `/v1/x\n` (`$` in
+a route's pattern matches before it). A pattern that opens a door (`exempt`) must not match such a
+spelling, a pattern that guards one (`paths`) must not miss it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def is_canonical(path: str) -> bool:
     It begins with a slash, has no dot or empty segments, and all of it is UTF-8 without controls.
     """
     return (
-        path[:1] == "/" and "//" not in path and not has_dot_segment(path) and _is_plain_text(path)
+        path[:1] == "/"
+        and "//" not in path
+        and "/@@" not in path
+        and not has_dot_segment(path)
+        and _is_plain_text(path)
     )
 
 

@@ -59,7 +59,8 @@ UNSERVED = "aigw.unserved"
 CHOOSER = "aigw.chooser"
 """callable `(offers, is_open) -> list of offers`: which of the `(provider, model)` pairs that could
 be asked are, in their order; `is_open` where the client has named no model. Its `allows(offer)`
-tells whether a pair that is asked for alone may be. Set by a policy."""
+tells whether a pair that is asked for alone may be, its `selects` whether any may not. Set by a
+policy."""
 POLICY_ERRORS = "aigw.policy_errors"
 """int: how many expressions of a policy have failed for the request."""
 TRIED = "aigw.tried"
@@ -130,8 +131,13 @@ _next_number = count(1).__next__
 _process_prefix = ""
 
 
-_SCRIPT_NAME_HEADER = "HTTP_SCRIPT_NAME"
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PREFIX_HEADERS = frozenset({"HTTP_SCRIPT_NAME", "HTTP_X_FORWARDED_PREFIX", "HTTP_X_SCRIPT_NAME"})
+"""Headers by which SCRIPT_NAME is made, of gunicorn, `ProxyFix` and a common recipe for Flask."""
+_ROOT_HEADER = "HTTP_X_VHM_ROOT"
+_MOST_MOUNTS = 32
+_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
 
 
 def _new_prefix() -> None:
@@ -188,16 +194,10 @@ def suffixes(environ: WSGIEnvironment) -> Iterator[str]:
 
     A gateway that is mounted below prefixes is asked for by a path that begins with them, and
     whoever routes by PATH_INFO sees it without. A server may even take SCRIPT_NAME from the
-    client (gunicorn does, from a proxy that it trusts). So a rule that guards looks at each.
+    client (gunicorn does, from a proxy that it trusts). So a rule that guards looks at each. The
+    parts need not meet at a slash: gunicorn makes `/a` and `dmin` of `/admin`.
     """
-    return suffixes_of(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""))
-
-
-def suffixes_of(script: str, path_info: str) -> Iterator[str]:
-    """Yield the same of a path in two parts: what an application sees that routes by the second.
-
-    The parts need not meet at a slash: gunicorn makes `/a` and `dmin` of `/admin`.
-    """
+    script, path_info = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
     path = script + path_info or "/"
     yield path
     if not script:
@@ -208,14 +208,26 @@ def suffixes_of(script: str, path_info: str) -> Iterator[str]:
     yield path_info if path_info[:1] == "/" else "/" + path_info
 
 
+def is_mounted_oddly(environ: WSGIEnvironment) -> bool:
+    """Whether an application may see a path that nobody else does.
+
+    Pyramid takes the root of its traversal from a header; and no mount has so many segments that
+    each could be looked at.
+    """
+    return _ROOT_HEADER in environ or environ.get("SCRIPT_NAME", "").count("/") > _MOST_MOUNTS
+
+
 def meant_paths(environ: WSGIEnvironment) -> tuple[str, ...]:
     """Return the paths of which each must match where a rule opens a door.
 
-    SCRIPT_NAME + PATH_INFO; where SCRIPT_NAME came in a header, which gunicorn takes from a proxy
-    that it trusts and a client may have sent through it, PATH_INFO by itself too.
+    SCRIPT_NAME + PATH_INFO; where SCRIPT_NAME may have come in a header, which gunicorn and
+    Werkzeug's `ProxyFix` take from a proxy and a client may have sent through it, PATH_INFO by
+    itself too. One that never matches where the application may see another one yet.
     """
+    if is_mounted_oddly(environ):
+        return ("",)
     path = full_path(environ)
-    if _SCRIPT_NAME_HEADER not in environ:
+    if not environ.get("SCRIPT_NAME") or _PREFIX_HEADERS.isdisjoint(environ):
         return (path,)
     return (path, environ.get("PATH_INFO") or "/")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._options import application
 from ._paths import PathPatterns
-from .environ import BYPASSED, DECISIONS, Bypassed, suffixes
+from .environ import BYPASSED, DECISIONS, Bypassed, is_mounted_oddly, suffixes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,7 +70,7 @@ class _Guarded:
         self.authenticates = _authenticates(guarded, app)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if any(map(self.patterns.guards, suffixes(environ))):
+        if is_mounted_oddly(environ) or any(map(self.patterns.guards, suffixes(environ))):
             return self.guarded(environ, start_response)
         environ[BYPASSED] = Bypassed(len(environ.get(DECISIONS, ())), self.authenticates)
         return self.app(environ, start_response)

@@ -373,8 +373,9 @@ class UpstreamForwarder:
         try:
             if first is None:
                 # Its head is there; the attempts after it may have used all of the time up.
-                left = max(_LEAST_READ, deadline - time.monotonic())
-                first = response.read(min(self._timeouts.first_byte, left))
+                deadline = max(deadline, time.monotonic() + _LEAST_READ)
+                left = min(self._timeouts.first_byte, deadline - time.monotonic())
+                first = response.read(left)
             secrets = _secrets(candidate, environ)
             cleans = response.status >= 400 and bool(secrets)
             read = self._error_body(response, first, deadline) if cleans else first

@@ -124,6 +124,33 @@ def test_an_answer_tells_more_than_that_the_next_one_could_not_be_reached(name: 
     assert not health._in_flight
 
 
+def test_an_answer_that_is_kept_is_whole_though_all_of_the_time_is_gone() -> None:
+    """The next candidate has used it up: what came is read for a second more."""
+    body = b"x" * 120_000
+    head = b"HTTP/1.1 429 X\r\nContent-Type: text/plain\r\nRetry-After: 9\r\nContent-Length: %d\r\n\r\n"
+    with (
+        raw_provider(answering(head % len(body), body)) as first,
+        raw_provider(silent) as second,
+    ):
+        upstream = pair(first, second, api_keys=["k-123456"])
+        app = UpstreamForwarder(upstream=upstream, total_timeout=0.3, retry_unsafe=True)
+        answer = call(app, CHAT, body=BODY)
+    assert (answer.status, answer.headers["Retry-After"], answer.body) == (429, "9", body)
+
+
+def test_an_alias_behind_a_providers_name_hides_no_model_of_it() -> None:
+    """It is looked at where the provider has listed what it stands for, and nothing of its name."""
+    aliases = {"gpt-4o": ["a/m"], "fast": ["a/m"]}
+    with raw_provider(answering(OK, keep=True)) as first:
+        (listing,) = pair(first)
+        open_one = Provider("openai", base_url=first.url, api_keys=["k"])
+        app = UpstreamForwarder(upstream=[listing, open_one], aliases=aliases)
+        for name in ("a/fast", "openai/gpt-4o", "gpt-4o"):
+            call(app, CHAT, body=json.dumps({"model": name, "messages": []}).encode())
+        models = [json.loads(request.body)["model"] for request in first.requests]
+    assert models == ["m", "gpt-4o", "m"]
+
+
 def test_who_sends_heads_and_no_bodies_rests() -> None:
     """As after a 500: three in a row, and then the other one is asked first."""
     with (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from aigw_middleware import (
     ApiKey,
@@ -218,6 +219,10 @@ def test_a_prefix_that_came_in_a_header_opens_no_path_of_the_app() -> None:
     header = {"SCRIPT_NAME": "/static", "HTTP_SCRIPT_NAME": "/static"}
     assert call(app, "/admin", **header).status == 401
     assert call(app, "/static/app.css", **header).status == 200
+    proxied = ProxyFix(app, x_prefix=1)
+    assert call(proxied, "/admin", HTTP_X_FORWARDED_PREFIX="/static").status == 401
+    assert call(proxied, "/static/app.css", HTTP_X_FORWARDED_PREFIX="/static").status == 200
+    assert call(app, "/static/app.css", HTTP_X_VHM_ROOT="/admin").status == 401
 
 
 def test_a_store_key_end_to_end(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_a_slot_that_has_moved_is_followed(nodes: list[ClusterNode]) -> None:
     assert not engine.reserve([DEMAND]).admitted
 
 
+def test_threads_that_are_told_at_once_make_the_connections_once(nodes: list[ClusterNode]) -> None:
+    """And from a Unix socket the way leads on by TCP."""
+    engine = RedisCounters("unix:///no/such/socket", deadline=PATIENCE)
+    engine._follow("127.0.0.1", nodes[1].port)
+    followed = engine._client
+    engine._follow("127.0.0.1", nodes[1].port)
+    assert engine._client is followed
+    assert engine.reserve([DEMAND]).admitted
+
+
 def test_a_slot_that_is_on_its_way_is_refused_and_counts_nothing_twice(
     nodes: list[ClusterNode],
 ) -> None:

@@ -19,6 +19,7 @@ from aigw_middleware import (
     UpstreamForwarder,
     stack,
 )
+from aigw_middleware.dialects import _meanings, spoken
 
 from .support import Inner, call, call_oddly, make_environ
 
@@ -228,6 +229,23 @@ def test_a_prefix_that_ends_within_a_segment_hides_nothing() -> None:
     """With SCRIPT_NAME=/a gunicorn makes PATH_INFO `v1/x` of `/av1/x`; Flask serves /v1/x then."""
     app = stack(Inner(), LAYERS["key"], paths=["/v1/*"])
     assert call_oddly(app, "v1/x", SCRIPT_NAME="/a").status == 401
+
+
+def test_what_pyramids_traversal_reads_otherwise_is_guarded() -> None:
+    """A view by its selector, and a root from a header."""
+    app = stack(Inner(), LAYERS["key"], paths=["/secret", "/admin/*"])
+    assert call(app, "/@@secret").status == 401
+    assert call(app, "/users", HTTP_X_VHM_ROOT="/admin").status == 401
+    assert call(app, "/users").status == 200
+
+
+def test_a_prefix_of_a_thousand_segments_is_guarded_and_not_looked_into() -> None:
+    """A client may choose SCRIPT_NAME under some proxies: it is not to cost its square."""
+    script = "/a" * 4000
+    app = stack(Inner(), LAYERS["key"], paths=["/v1/*"])
+    assert call(app, "/x", SCRIPT_NAME=script).status == 401
+    assert len(list(_meanings(script + "\xff", "/x"))) == 2
+    assert spoken(make_environ("/x", SCRIPT_NAME=script + "/v1/chat")).path == "/v1/chat/x"
 
 
 @pytest.mark.parametrize("path", ["/v1beta/models/g:generateContent", "/v1beta/openai/embeddings"])

@@ -24,8 +24,10 @@ from aigw_middleware import (
     open_counters,
     stack,
 )
+from aigw_middleware._watchdog import Watchdog
 from aigw_middleware.counters.keeper import keeper_of
 from aigw_middleware.counters.memory import MemoryCounters
+from aigw_middleware.limits.naming import name_of
 from aigw_middleware.limits.showing import document
 from aigw_middleware.limits.states import LEASE, SECOND
 from aigw_middleware.limits.wanted import CONTEXT, wanted
@@ -1030,3 +1032,40 @@ def test_behind_a_layer_of_others_an_application_is_limited_as_well() -> None:
     body = chat(max_tokens=100)
     assert [call(limiter, CHAT, body=body).status for _ in range(2)] == [200, 429]
     assert used(counters)["usd-86400s"] == 10 * 1000 + 20 * 2000
+
+
+class Watched:
+    def check(self) -> None:
+        """Nothing to end."""
+
+
+def test_the_watchdog_wakes_for_many_answers_at_once() -> None:
+    """Not for each: its thread would take turns with those that serve."""
+    dog = Watchdog()
+    woken: list[int] = []
+    wake = dog._wake.set
+    dog._wake.set = lambda: (woken.append(1), wake())[1]  # type: ignore[method-assign]
+    dog.add(stream := Watched())
+    dog.remove(stream)
+    while not dog._asleep:
+        pass
+    for _ in range(1000):
+        dog.add(stream)
+        dog.remove(stream)
+    assert 1 <= len(woken) < 100
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda e, *, name="a": e[name], lambda e, *, name="b": e[name]),
+        (lambda e, name="a": e[name], lambda e, name="b": e[name]),
+        (partial(getattr, "x"), partial(getattr, "y")),
+    ],
+)
+def test_callables_have_different_names_where_they_were_made_with_other_things(
+    one: Any, other: Any
+) -> None:
+    """Defaults of every kind, and arguments that were bound."""
+    assert name_of(one) != name_of(other)
+    assert name_of(one) == name_of(one)

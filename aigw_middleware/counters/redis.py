@@ -85,6 +85,10 @@ class RedisCounters:
             # Whatever it says may repeat a password.
             raise ValueError("counters: the redis URL cannot be read") from None
         self._client = self._named  # or the node of a cluster that has the counts
+        self._place: tuple[str, int] | None = None  # where that is
+        self._moving = threading.Lock()
+        scheme = urlsplit(url).scheme
+        self._kind = _bounded("redis" if scheme == "unix" else scheme, self._clock)
         self._use(SCRIPT)
         self._wall_clock = wall_clock
         self._resting_until = 0.0
@@ -192,21 +196,28 @@ class RedisCounters:
 
     def _follow(self, host: str, port: int) -> None:
         """Ask another node from now on."""
-        pool = self._named.connection_pool
-        options = {**pool.connection_kwargs, "port": port}
-        if host:  # none stands for the one that was asked
-            options["host"] = host
-        left, self._client = (
-            self._client,
-            redis.Redis(
+        options: dict[str, Any] = {**self._named.connection_pool.connection_kwargs}
+        if options.pop("path", None) is not None:
+            host = host or "127.0.0.1"  # by a Unix socket, and others by TCP
+        options |= {"host": host or options.get("host"), "port": port}
+        place = (options["host"], port)
+        with self._moving:  # of many threads that are told at once one makes the connections
+            if place == self._place:
+                return
+            left, self._place = self._client, place
+            self._client = redis.Redis(
                 connection_pool=redis.ConnectionPool(
-                    connection_class=pool.connection_class, max_connections=CONNECTIONS, **options
+                    connection_class=self._kind, max_connections=CONNECTIONS, **options
                 )
-            ),
-        )
+            )
         self._checked = False
         if left is not self._named:
             left.connection_pool.disconnect(inuse_connections=False)
+
+    def _return(self) -> None:
+        """Ask the node that is named again."""
+        with self._moving:
+            self._client, self._place = self._named, None
 
     def _arguments(self, demand: Demand, *, mark: int, used: int) -> _Numbers:
         """Return what the script gets of a demand, always as many numbers."""
@@ -279,7 +290,7 @@ class _Asking:
         elif isinstance(error, redis.ConnectionError | redis.TimeoutError):
             counters._resting_until = time.monotonic() + REST_SECONDS
             counters._checked = False
-            counters._client = counters._named  # of a cluster another node may know more by then
+            counters._return()  # of a cluster another node may know more by then
             raise counters._unavailable(f"gave no answer ({type(error).__name__})") from None
         elif isinstance(error, redis.RedisError) and _is_replica(error):
             # Another server is the master by now: its name leads there, old connections do not.

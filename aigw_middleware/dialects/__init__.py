@@ -6,11 +6,12 @@ path is shared, from the headers that the vendors' SDKs always send.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._paths import LONGEST, is_canonical, resolved
-from ..environ import GOOGLE_CLIENT, suffixes_of
+from ..environ import GOOGLE_CLIENT
 from . import anthropic, gemini, openai, plain
 from ._base import EVENT_ENDS, Batch, Dialect, Output, Takes, Tokens
 
@@ -125,11 +126,34 @@ def spoken(environ: WSGIEnvironment) -> Spoken:
 
 @lru_cache(maxsize=1024)
 def _spoken(script: str, path_info: str, is_google: bool, is_anthropic: bool) -> Spoken:
-    whole = script + path_info or "/"
-    for spelling in (path_info, *suffixes_of(script, path_info)):
-        # Whoever resolves `/v1//x` or `/a/../v1/x` sees an AI path: it is judged as that.
-        path = spelling if is_canonical(spelling) else resolved(spelling)
+    for path in _meanings(script, path_info):
         dialect = _dialect_of(path, is_google, is_anthropic)
         if dialect is not PLAIN:
             return Spoken(dialect, path, dialect.rest(path))
+    whole = script + path_info or "/"
     return Spoken(PLAIN, whole, whole)
+
+
+_AI_PREFIXES = ("/v1/", "/v1beta/", "/upload/")
+
+
+def _meanings(script: str, path_info: str) -> Iterator[str]:
+    """Yield the paths that a request may mean; of those without segments of SCRIPT_NAME only some.
+
+    A client may choose how long SCRIPT_NAME is, so that not each of them is looked into. Whoever
+    resolves `/v1//x` or `/a/../v1/x` sees an AI path: it is judged as that.
+    """
+    yield _resolved(path_info)
+    if not script:
+        return
+    whole = _resolved(script + path_info)
+    yield whole
+    end = len(_resolved(script))
+    start = 0
+    while (start := whole.find("/", start + 1)) >= 0 and start < end:
+        if whole.startswith(_AI_PREFIXES, start):
+            yield whole[start:]
+
+
+def _resolved(path: str) -> str:
+    return path if is_canonical(path) else resolved(path)

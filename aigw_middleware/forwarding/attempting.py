@@ -41,7 +41,7 @@ class Attempt(NamedTuple):
         provider: its name; None for a plain URL.
         model: the name by which the model was asked for; None where the path names none.
         outcome: the status of its answer, or `unreachable`, `timeout`, or the code of a refusal.
-        seconds: how long it took until the answer's head.
+        seconds: how long it took until the answer's first byte; of a failure until its head.
     """
 
     provider: str | None
@@ -51,7 +51,7 @@ class Attempt(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A candidate's answer, of which the head was read.
+    """A candidate's answer, of which the head was read, or more.
 
     Attributes:
         response: the answer.
@@ -161,7 +161,7 @@ def _ask(
     begun, seen = time.monotonic(), health.now()
     ends = begun + timeouts.attempt
     health.begin(candidate)
-    first = None
+    first = response = None
     try:
         response = transport.send(request, timeouts, min(deadline, ends))
         failure = failure_of(response.status)
@@ -183,6 +183,8 @@ def _ask(
         return error, failure
     except BaseException:
         health.end(candidate)
+        if response is not None:
+            _note(environ, candidate, str(response.status), begun)
         raise
     _note(environ, candidate, str(response.status), begun)
     return Answered(response, candidate, first), failure
@@ -208,6 +210,7 @@ def _first_bytes(
             waiting.detach()  # before its descriptor's number is used again
         response.close()
         if isinstance(error, UpstreamError):
+            raise_if_ended(environ, waiting, was_sent=response.status < 400)
             error.sent = True
         raise
     if waiting is not None:

@@ -81,7 +81,7 @@ class ModelsList:
         able = self._able(path.dialect)
         return bool(
             environ.get(MODEL_RULES)
-            or CHOOSER in environ
+            or _selects(environ)
             or self._aliases
             or len(able) > 1
             or any(not provider.serves_any for provider, _ in able)
@@ -100,9 +100,9 @@ class ModelsList:
             for listed in self._listed(able, transport)
             if all(rule(environ, listed.provider, listed.model) is None for rule in rules)
         ]
-        chooser = environ.get(CHOOSER)
-        if chooser is not None:
-            allowed = [one for one in allowed if chooser.allows((one.provider, one.model))]
+        if _selects(environ):
+            allows = environ[CHOOSER].allows
+            allowed = [one for one in allowed if allows((one.provider, one.model))]
         shown: dict[str, Listed] = {}
         for listed in allowed:
             name = self._name(listed, able, path)
@@ -185,6 +185,12 @@ class ModelsList:
 
 _Able = tuple[Provider, Sequence[str]]
 """A provider that can be asked, with its keys."""
+
+
+def _selects(environ: WSGIEnvironment) -> bool:
+    """Whether a policy takes some of the models away."""
+    chooser = environ.get(CHOOSER)
+    return chooser is not None and chooser.selects
 
 
 class _Told(NamedTuple):

@@ -56,15 +56,18 @@ def read_aliases(aliases: Mapping[str, str | Sequence[str]] | None) -> Aliases:
 def resolve(model: str, providers: Sequence[Provider], aliases: Aliases) -> list[Named]:
     """Return what a model's name means, in order of preference: several where an alias says so.
 
-    An alias may have a provider before it, if it stands for a model of that provider.
+    An alias may have a provider before it, where that lists what the alias stands for and has no
+    model of the alias's name.
     """
     if model.lower() in aliases:
         return [_resolved(name, providers) for name in aliases[model.lower()]]
     named = _resolved(model, providers)
-    if named.provider is None:
+    provider = next((one for one in providers if one.name == named.provider), None)
+    if provider is None or provider.models is None or provider.lists(named.model):
         return [named]
     targets = [_resolved(name, providers) for name in aliases.get(named.model.lower(), ())]
-    return [target for target in targets if target.provider == named.provider] or [named]
+    own = [one for one in targets if one.provider == provider.name and provider.lists(one.model)]
+    return own or [named]
 
 
 def _resolved(model: str, providers: Sequence[Provider]) -> Named:

@@ -22,7 +22,8 @@ def name_of(function: Any) -> str:
     if "<" not in name or code is None:
         return name
     cells = [_content(cell) for cell in function.__closure__ or ()]
-    return f"{name}:{_digest((_code(code), cells, function.__defaults__))}"
+    defaults = (function.__defaults__, sorted((function.__kwdefaults__ or {}).items()))
+    return f"{name}:{_digest((_code(code), cells, defaults))}"
 
 
 def _qualified(function: Any) -> str:

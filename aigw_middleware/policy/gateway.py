@@ -26,6 +26,7 @@ from ..environ import (
     UPSTREAM_QUERY,
     full_path,
 )
+from ..errors import GatewayError
 from ..forwarding.health import failure_of
 from ..forwarding.request_headers import CREDENTIALS
 from ..key_auth import KeyAuth
@@ -481,6 +482,9 @@ class Gateway:
         config: the action's configuration.
         served: which models are served.
         building: what it is built with.
+
+    Attributes:
+        strategies: the expressions that choose among the models that are offered.
     """
 
     def __init__(
@@ -495,7 +499,7 @@ class Gateway:
         self.beyond = beyond
         self.place = building.place
         self._served = served
-        self._strategies: Sequence[Expression] = config.get("model_selection", {}).get(
+        self.strategies: Sequence[Expression] = config.get("model_selection", {}).get(
             "strategy", ()
         )
         self._catalogue = _described(config.get("providers", ()))
@@ -567,33 +571,28 @@ class Gateway:
         if not environ.get(TRIED) or not _have_failed(int(status[:3]), code):
             start_response(*head)
             return iterable
+        # Read and closed before anybody else answers: what it used is booked as its own.
+        body = _whole(iterable)
         environ.pop(CHOOSER, None)
-        told: list[Any] = []
 
         def hear(*args: Any) -> Any:
-            told[:] = args
-            if UNSERVED in environ:
+            if UNSERVED in environ and body is not None:
                 return lambda data: None
             return start_response(*args)
 
-        try:
-            answer = self.beyond(environ, hear)
-        except BaseException:
-            close_all(iterable)
-            raise
-        if UNSERVED in environ:  # nobody is there: what the providers said tells more
-            close_all(answer)
-            start_response(*head)
-            return iterable
-        close_all(iterable)
-        return answer
+        answer = self.beyond(environ, hear)
+        if UNSERVED not in environ or body is None:
+            return answer
+        close_all(answer)
+        start_response(*head)  # nobody is there: what the providers said tells more
+        return [body]
 
     def choose(self, state: State, offers: list[Offer], is_open: bool) -> list[Offer]:
         """Return the offers that the first strategy leaves that leaves any."""
-        if not self._strategies:
+        if not self.strategies:
             return offers
         state.values[_MODELS] = [self._told(offer) for offer in offers]
-        for strategy in self._strategies:
+        for strategy in self.strategies:
             found = strategy.evaluate(state)
             if isinstance(found, dict):
                 found = [found]
@@ -627,12 +626,35 @@ def close_all(iterable: Iterable[bytes]) -> None:
         close()
 
 
+_MOST_KEPT = 8 * 1024 * 1024
+
+
+def _whole(iterable: Iterable[bytes]) -> bytes | None:
+    """Read a failed answer to its end, and close it; None where it breaks off or has none."""
+    data = bytearray()
+    try:
+        for block in iterable:
+            data += block
+            if len(data) > _MOST_KEPT:
+                return None
+    except GatewayError:
+        return None
+    finally:
+        close_all(iterable)
+    return bytes(data)
+
+
 class _Choice:
-    """The chooser of one request."""
+    """The chooser of one request.
+
+    Attributes:
+        selects: whether it may take anything away.
+    """
 
     def __init__(self, gateway: Gateway, state: State) -> None:
         self._gateway = gateway
         self._state = state
+        self.selects = bool(gateway.strategies)
 
     def __call__(self, offers: list[Offer], is_open: bool) -> list[Offer]:
         return self._gateway.choose(self._state, offers, is_open)
@@ -641,7 +663,7 @@ class _Choice:
         """Whether a request for this model alone could have it."""
         try:
             return bool(self._gateway.choose(self._state, [offer], is_open=False))
-        except NoModel:
+        except (NoModel, EvaluationError):  # as it would be refused
             return False
 
 

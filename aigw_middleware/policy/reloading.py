@@ -16,7 +16,9 @@ import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from .._saying import OnceAMinute
@@ -115,8 +117,11 @@ class Reloading:
         except StoreUnavailable as error:  # which passes: the next look tries again
             self._said.error("the policy that was in force stays for now: %s", error)
             return False
-        self._made_from = self._in_force.put(text)
         self._sign, self._seen = sign, asked
+        try:
+            self._made_from = self._in_force.put(text)
+        except OSError as error:
+            logger.error("a process that is started now begins with the policy before: %s", error)
         logger.warning("%s: the new policy is in force", self._path)
         return True
 
@@ -144,7 +149,11 @@ class _SharedNumber:
 
 
 class _InForce:
-    """The text that came into force last, in whichever process; by an unlinked file."""
+    """The text that came into force last, in whichever process; in a file without a name.
+
+    There are two places, and a text is written into the one that does not count: what cannot be
+    written whole leaves the last one as it was.
+    """
 
     def __init__(self, text: bytes) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this is there)
@@ -158,24 +167,49 @@ class _InForce:
         return self._number.value
 
     def put(self, text: bytes) -> int:
-        """Keep a text; return its number."""
+        """Keep a text; return its number.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._locked() as fd:
+            place = _place(self._number.value + 1)
+            record = _HEAD.pack(len(text), sha256(text).digest()) + text
+            written = 0
+            while written < len(record):
+                written += os.pwrite(fd, record[written:], place + written)
+            return self._number.increase()
+
+    def text(self) -> bytes:
+        """Return the last one.
+
+        Raises:
+            ValueError: it is not whole.
+        """
+        with self._locked() as fd:
+            place = _place(self._number.value)
+            length, digest = _HEAD.unpack(os.pread(fd, _HEAD.size, place))
+            text = os.pread(fd, length, place + _HEAD.size)
+        if sha256(text).digest() != digest:
+            raise ValueError("the policy in force was not kept whole")
+        return text
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
         fd = self._file.fileno()
         fcntl.lockf(fd, fcntl.LOCK_EX)  # of this process, though all share the open file
         try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, text, 0)
-            return self._number.increase()
+            yield fd
         finally:
             fcntl.lockf(fd, fcntl.LOCK_UN)
 
-    def text(self) -> bytes:
-        """Return the last one."""
-        fd = self._file.fileno()
-        fcntl.lockf(fd, fcntl.LOCK_EX)
-        try:
-            return os.pread(fd, os.fstat(fd).st_size, 0)
-        finally:
-            fcntl.lockf(fd, fcntl.LOCK_UN)
+
+_HEAD = struct.Struct("=Q32s")
+
+
+def _place(number: int) -> int:
+    """Return where the text of a number stands: the file has holes."""
+    return (number % 2) << 32
 
 
 def _sign_of(path: str) -> _Sign | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from aigw_middleware import TrafficPolicy, open_store
+from aigw_middleware import TrafficPolicy, Usage, open_store
 from aigw_middleware.environ import TRIED
 from aigw_middleware.wsgi import own_paths
 
@@ -349,6 +350,29 @@ def test_continuing_with_nobody_behind_tells_what_the_providers_said() -> None:
         assert call(app, "/x").code == "not_found"
 
 
+def test_what_answers_instead_is_not_booked_as_the_providers(sqlite_url: str) -> None:
+    """A failed answer is over before the next one begins: its usage is its own."""
+    store = open_store(sqlite_url)
+    held = b"HTTP/1.1 500 X\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n"
+
+    def slow(connection: Any, request: Any) -> None:
+        connection.sendall(held + b"n")
+        threading.Event().wait(0.1)
+        connection.sendall(b"o")
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        environ["aigw.usage"] = Usage(1000, 500)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"mine"]
+
+    with raw_provider(slow) as broken:
+        provider = entry("openai", broken)
+        config = gateway(provider, on_error="continue")
+        assert call(policy(config, app=app, store=store), CHAT, body=chat()).body == b"mine"
+    (row,) = store.usage.totals()
+    assert (row["requests"], row["output_tokens"]) == (1, 0)
+
+
 @pytest.mark.parametrize("status", [400, 404, 422])
 def test_a_mistake_of_the_clients_is_not_continued_after(status: int) -> None:
     """What a provider says of the request itself is the answer; nobody has failed."""
@@ -370,6 +394,13 @@ def test_the_list_of_models_is_what_the_strategies_leave(providers: Any) -> None
     listed = {one["id"] for one in call(app, "/v1/models").json["data"]}
     assert listed == {"b1", "pb/both"}
     assert call(app, CHAT, body=chat("a1")).code == "model_not_allowed"
+
+
+def test_the_list_of_one_provider_is_its_own_to_tell_without_strategies() -> None:
+    """Its answer passes as it came, an error too."""
+    with raw_provider(answering(ERROR, keep=True)) as provider:
+        answer = call(policy(gateway(entry("openai", provider))), "/v1/models")
+    assert (answer.status, answer.body) == (500, b"no")
 
 
 def test_a_model_that_is_disabled_goes_to_nobody_else(providers: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -315,6 +316,30 @@ def test_a_process_that_is_forked_later_serves_what_is_in_force(
     assert in_child(app.look)
     path.write_text("on_http_request: [{type: dny}]")
     assert in_child(lambda: call(app, "/x").status == 410)
+
+
+def test_a_text_that_cannot_be_kept_is_no_half_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk: served all the same, and whoever is forked later has the one before."""
+    path = tmp_path / "policy.json"
+    path.write_text(deny(401))
+    app = Reloading(str(path), lambda text: TrafficPolicy.parse(text)(Inner()))
+    path.write_text(deny(402))
+    write = os.pwrite
+
+    def full(fd: int, data: bytes, place: int) -> int:
+        if len(data) < 60:
+            raise OSError(28, "No space left on device")
+        return write(fd, data[:20], place)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert app.look() is True
+    assert call(app, "/x").status == 402
+    assert app.look() is False
+    assert "begins with the policy before" in caplog.text
+    path.write_text("on_http_request: [{type: dny}]")
+    assert in_child(lambda: call(app, "/x").status in (401, 402))
 
 
 def test_what_is_in_force_and_cannot_be_built_is_refused(tmp_path: Path) -> None:
