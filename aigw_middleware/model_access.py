@@ -57,7 +57,9 @@ class ModelAccess(Gate):
         app: the wrapped WSGI application.
         allow: patterns of the models that may be asked for; None for all, empty for none.
         deny: patterns of those that may not, whatever `allow` says.
-        paths: AI paths without a model that are let through, `/v1/files` or `/v1/files/*`.
+        paths: AI paths without a model that are let through, `/v1/files` or `/v1/files/*`. One
+            that a body names there is judged all the same, but not what stands deeper in it (the
+            requests of Anthropic's batches, the session of a realtime secret).
         max_input_tokens: a longer prompt is 413 `input_tokens_exceeded`; estimated by the body's
             bytes, four a token.
         max_output_tokens: the most that a request may ask for, all of its answers together: put

@@ -119,7 +119,7 @@ class UpstreamForwarder:
     stands for its base URL, only paths of AI APIs are served, and bodies are judged: what must be
     JSON and is not is refused, and nothing is sent. `GET /v1/models` lists, over all of them and in
     the client's dialect, what the client may use. A plain URL gets every path behind its own, and
-    bodies as they come.
+    bodies as they come. WebSockets (OpenAI's Realtime, Google's Live) are no WSGI and not served.
 
     The client's credentials (`Authorization`, `X-Api-Key`, `Api-Key`, `X-Goog-Api-Key`, `?key=`)
     are never sent upstream. No redirects are followed, no cookies kept, no proxy variables or

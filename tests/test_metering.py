@@ -639,6 +639,60 @@ def test_the_cost_is_told_in_dollars() -> None:
     assert unknown.environ["aigw.usage"].cost is None
 
 
+AUDIO = {
+    "prompt_tokens": 1000, "completion_tokens": 1000,
+    "prompt_tokens_details": {"audio_tokens": 900}, "completion_tokens_details": {"audio_tokens": 900},
+}  # fmt: skip
+IMAGE = {
+    "promptTokenCount": 10, "candidatesTokenCount": 1290,
+    "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290}],
+}  # fmt: skip
+KEPT = {
+    "input_tokens": 100, "output_tokens": 10, "cache_creation_input_tokens": 100_000,
+    "cache_creation": {"ephemeral_1h_input_tokens": 100_000, "ephemeral_5m_input_tokens": 0},
+    "server_tool_use": {"web_search_requests": 2},
+}  # fmt: skip
+DETAILED = [
+    pytest.param(CHAT, "gpt-audio", {"usage": AUDIO}, "openai",
+        {"input_tokens": 1000, "output_tokens": 1000, "input_audio_tokens": 900, "output_audio_tokens": 900}, id="audio"),
+    pytest.param("/v1beta/models/gemini-2.5-flash-image:generateContent", "gemini-2.5-flash-image",
+        {"usageMetadata": IMAGE}, "google",
+        {"input_tokens": 10, "output_tokens": 1290, "output_image_tokens": 1290}, id="a picture"),
+    pytest.param("/v1/messages", "claude-sonnet-4-5", {"usage": KEPT}, "anthropic",
+        {"input_tokens": 100_100, "output_tokens": 10, "cache_write_tokens": 100_000,
+         "cache_write_1h_tokens": 100_000, "web_searches": 2}, id="an hour's cache and searches"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "model", "document", "provider", "used"), DETAILED)
+def test_what_has_a_price_of_its_own_is_told_at_it(
+    path: str, model: str, document: Any, provider: str, used: Any
+) -> None:
+    """Audio, pictures, longer caches and searches: as genai-prices has it, not at the price of text."""
+    answer = ask(whole(document), path, {"model": model})
+    expected = genai_prices.calc_price(
+        genai_prices.Usage(**used), model_ref=model, provider_id=provider
+    ).total_price
+    plain = {
+        name: used[name] for name in used if not name.startswith(("input_a", "output_", "web"))
+    }
+    assert answer.environ["aigw.usage"].cost == expected
+    assert expected != genai_prices.calc_price(
+        genai_prices.Usage(**plain, output_tokens=used["output_tokens"]), model_ref=model,
+        provider_id=provider,
+    ).total_price  # fmt: skip
+
+
+def test_what_is_billed_by_the_hour_has_no_price_of_tokens() -> None:
+    """Under a limit of money it is refused: it is not free."""
+    form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--x--\r\n'
+    app = RateLimiter(Inner(), "1 usd/day", by="global")
+    kind = "multipart/form-data; boundary=x"
+    answer = call(app, "/v1/audio/transcriptions", body=form, CONTENT_TYPE=kind)
+    assert answer.code == "price_unknown"
+    assert _listed("azure", "mai-ds-r1:free") is not None
+
+
 # --- what follows from it
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .._paths import LONGEST
 from ..errors import BodyInvalid
 from ..splice import Path
-from ..usage.figures import sane_tokens
+from ..usage.figures import Details, sane_tokens
 
 Json = dict[str, Any]
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -67,6 +67,7 @@ class Tokens(NamedTuple):
         cached: those of the input that were read from a cache.
         written: those of the input that were written to a cache.
         reasoning: those of the output that were spent on reasoning.
+        details: those of kinds that may have a price of their own, and searches; see `Price.cost`.
     """
 
     input: int
@@ -74,6 +75,12 @@ class Tokens(NamedTuple):
     cached: int = 0
     written: int = 0
     reasoning: int = 0
+    details: Details = ()
+
+
+def details_of(**figures: int) -> Details:
+    """Return the figures that are not 0."""
+    return tuple((name, number) for name, number in figures.items() if number)
 
 
 class Takes(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..splice import Path
-from ._base import Batch, Dialect, Json, Output, Tokens, _event, batched, caps, figure
+from ._base import Batch, Dialect, Json, Output, Tokens, _event, batched, caps, details_of, figure
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -70,13 +70,21 @@ class _Anthropic(Dialect):
             return None
         # The top-level figures hold all iterations but those that compacted the context:
         # https://docs.anthropic.com/en/docs/build-with-claude/compaction
-        found = usage.get("iterations")
+        iterations = usage.get("iterations")
         compacted = [
             _figures(one)
-            for one in (found if isinstance(found, list) else ())
+            for one in (iterations if isinstance(iterations, list) else ())
             if isinstance(one, Mapping) and one.get("type") == "compaction"
         ]
-        return Tokens(*map(sum, zip(_figures(usage), *compacted, strict=True)))
+        found = _figures(usage)
+        for one in compacted:
+            found = found._replace(
+                input=found.input + one.input,
+                output=found.output + one.output,
+                cached=found.cached + one.cached,
+                written=found.written + one.written,
+            )
+        return found
 
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
         delta = document.get("delta")  # of message_delta, the last event but one
@@ -98,6 +106,10 @@ def _figures(usage: Mapping[str, Any]) -> Tokens:
         cached,
         written,
         figure(usage, "output_tokens_details", "thinking_tokens"),
+        details_of(
+            cache_write_1h_tokens=figure(usage, "cache_creation", "ephemeral_1h_input_tokens"),
+            web_searches=figure(usage, "server_tool_use", "web_search_requests"),
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BodyInvalid
 from ..splice import Path
-from ._base import Batch, Dialect, Json, Output, Tokens, batched, caps, count_of, figure
+from ._base import Batch, Dialect, Json, Output, Tokens, batched, caps, count_of, details_of, figure
 from .openai import OPENAI
 
 _STATUSES = {
@@ -89,6 +89,12 @@ class _Gemini(Dialect):
             figure(usage, "cachedContentTokenCount"),
             0,
             thoughts,
+            details_of(
+                input_audio_tokens=_of_kind(usage, "promptTokensDetails", "AUDIO"),
+                output_audio_tokens=_of_kind(usage, "candidatesTokensDetails", "AUDIO"),
+                output_image_tokens=_of_kind(usage, "candidatesTokensDetails", "IMAGE"),
+                cache_audio_read_tokens=_of_kind(usage, "cacheTokensDetails", "AUDIO"),
+            ),
         )
 
     makes_nothing = re.compile(
@@ -117,6 +123,16 @@ class _Gemini(Dialect):
             return _of_request(document)
         batch = _BATCHES(path)
         return None if batch is None else _of_batch(document, batch[1])
+
+
+def _of_kind(usage: Mapping[str, Any], name: str, modality: str) -> int:
+    """Return the tokens of one modality: https://ai.google.dev/api/generate-content#ModalityTokenCount."""
+    found = usage.get(name)
+    return sum(
+        figure(one, "tokenCount")
+        for one in (found if isinstance(found, list) else ())
+        if isinstance(one, Mapping) and one.get("modality") == modality
+    )
 
 
 def _of_interaction(document: Mapping[str, Any]) -> Tokens | None:

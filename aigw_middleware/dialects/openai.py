@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json, Output, Tokens, _event, caps, count_of, figure
+from ._base import Dialect, Json, Output, Tokens, _event, caps, count_of, details_of, figure
 
 SEGMENTS = frozenset(
     {
@@ -103,6 +103,13 @@ class _OpenAI(Dialect):
             or figure(usage, "prompt_cache_hit_tokens"),
             figure(usage, f"{given}_details", "cache_write_tokens"),
             figure(usage, f"{said}_details", "reasoning_tokens"),
+            details_of(
+                input_audio_tokens=figure(usage, f"{given}_details", "audio_tokens")
+                or figure(usage, "input_token_details", "audio_tokens"),
+                input_image_tokens=figure(usage, f"{given}_details", "image_tokens"),
+                output_audio_tokens=figure(usage, f"{said}_details", "audio_tokens"),
+                output_image_tokens=figure(usage, f"{said}_details", "image_tokens"),
+            ),
         )
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:

@@ -272,7 +272,14 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
     """Return the larger of each figure: streams tell sums, some of them in parts."""
     if known is None or more is None:
         return more or known
-    return Tokens(*map(max, known, more))
+    return Tokens(
+        max(known.input, more.input),
+        max(known.output, more.output),
+        max(known.cached, more.cached),
+        max(known.written, more.written),
+        max(known.reasoning, more.reasoning),
+        max(known.details, more.details),
+    )
 
 
 def _decoder(coding: str) -> Callable[[bytes], bytes]:

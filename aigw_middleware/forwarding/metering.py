@@ -112,7 +112,9 @@ class Metering:
         price = self._prices.of(self._environ.get(PROVIDER), self._environ.get(MODEL))
         if price is None:
             return None
-        nano = price.cost(tokens.input, tokens.output, tokens.cached, tokens.written)
+        nano = price.cost(
+            tokens.input, tokens.output, tokens.cached, tokens.written, tokens.details
+        )
         return Decimal(nano) / NANO
 
 

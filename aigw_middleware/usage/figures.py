@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 NANO = 10**9
 """Nano-dollars in a dollar: costs are summed as integers."""
+Details = tuple[tuple[str, int], ...]
+"""Tokens of kinds that may have a price of their own, by the names of `genai_prices.Usage`."""
 _MOST_TOKENS = 10**12
 _MOST_COST = 10**15
 

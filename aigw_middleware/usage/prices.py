@@ -15,12 +15,15 @@ from operator import mul
 from typing import Any
 
 from ..providers.catalogue import readings
-from .figures import NANO
+from .figures import NANO, Details
 
 logger = logging.getLogger(__name__)
 
 MILLION = 10**6
 _FEW = 1000
+
+
+_Exact = Callable[[int, int, int, int, Details], Decimal]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +36,17 @@ class Price:
         cached: of the request, read from a cache; None for no other price.
         written: of the request, written to a cache; None for no other price.
         exact: returns the price in USD of so many tokens, where it is not the same for each
-            (input, output, cached, written); None where it is.
+            (input, output, cached, written, details); None where it is.
+        detailed: the same for tokens of kinds that have a price of their own (audio, pictures);
+            None where none has.
     """
 
     input: Decimal
     output: Decimal
     cached: Decimal | None = None
     written: Decimal | None = None
-    exact: Callable[[int, int, int, int], Decimal] | None = None
+    exact: _Exact | None = None
+    detailed: _Exact | None = None
     _rates: tuple[int, int, int, int] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -55,22 +61,30 @@ class Price:
         written = self.input if self.written is None else self.written
         return self.input, self.output, cached, written
 
-    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0) -> int:
+    def cost(
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        cached: int = 0,
+        written: int = 0,
+        details: Details = (),
+    ) -> int:
         """Return what so many tokens cost, in nano-dollars, rounded up."""
         # A provider may tell of more than there was: nothing is paid for twice.
         cached = min(cached, input_tokens)
         written = min(written, input_tokens - cached)
         plain = input_tokens - cached - written
-        if self._rates is not None:
+        exact = self.detailed if details and self.detailed is not None else self.exact
+        if self._rates is not None and exact is None:
             given, said, read, kept = self._rates
             return given * plain + said * output_tokens + read * cached + kept * written
         nano: Decimal | None = None
-        if self.exact is not None:
+        if exact is not None:
             try:
-                nano = self.exact(input_tokens, output_tokens, cached, written) * NANO
+                nano = exact(input_tokens, output_tokens, cached, written, details) * NANO
             except Exception:
                 # A table of others': what it does not expect is no reason to lose an answer.
-                logger.exception("a price with steps cannot be told; the first step counts")
+                logger.exception("a price cannot be told exactly; its first step counts for all")
         if nano is None:
             prices, tokens = self._all(), (plain, output_tokens, cached, written)
             nano = sum(map(mul, prices, tokens), Decimal(0)) * (NANO // MILLION)
@@ -160,23 +174,40 @@ def _listed(provider: str | None, model: str) -> Price | None:
     except ModuleNotFoundError:
         return None
 
-    def exact(input_tokens: int, output_tokens: int, cached: int, written: int) -> Decimal:
+    def calculated(
+        input_tokens: int, output_tokens: int, cached: int, written: int, details: Details = ()
+    ) -> Any:
         used = Usage(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cache_read_tokens=cached,
             cache_write_tokens=written,
+            **dict(details),
         )
-        return calc_price(used, model_ref=model, provider_id=provider).total_price
+        return calc_price(used, model_ref=model, provider_id=provider)
+
+    def exact(*tokens: Any) -> Decimal:
+        total: Decimal = calculated(*tokens).total_price
+        return total
 
     kinds = ((1, 0, 0, 0), (0, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1))
     try:
         few = [exact(*(n * _FEW for n in kind)) * (MILLION // _FEW) for kind in kinds]
         many = [exact(*(n * MILLION for n in kind)) for kind in kinds]
+        priced = {
+            unit for unit, rate in vars(calculated(_FEW, 0, 0, 0).model_price).items() if rate
+        }
     except LookupError:
         return None
     except Exception:
         logger.exception("the price of %s/%s cannot be looked up", provider, model)
         return None
+    if priced and not any(few):
+        return None  # by the hour, the page or the letter: tokens do not tell what it costs
     first, second, cached, written = few
-    return Price(first, second, cached, written, None if few == many else exact)
+    steps = None if few == many else exact
+    return Price(first, second, cached, written, steps, exact if priced - _PLAIN else None)
+
+
+_PLAIN = frozenset({"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok"})
+"""The rates of `genai-prices` that need no details."""
