@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -443,6 +445,22 @@ def ended(server, worker):
 options = _options(f"fd://{sys.argv[1]}", 1, 1, sys.argv[2])
 _run(lambda environ, start_response: [], {**options, "post_fork": early, "worker_exit": ended})
 """
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_ending_waits_for_no_idle_client(worker_class: str, store_url: str) -> None:
+    """A connection that is kept for another request, and one that never asked: both are let go."""
+    with (
+        gateway("--worker-class", worker_class, AIGW_STORE=store_url, OPENAI_API_KEY="sk-x") as (
+            url,
+            process,
+        ),
+        requests.Session() as client,
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))),
+    ):
+        assert client.get(f"{url}/healthz", timeout=30).ok
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=20)  # gunicorn gives requests 30 s to be answered
 
 
 @pytest.mark.parametrize("worker_class", ["gthread", "gevent"])

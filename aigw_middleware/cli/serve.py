@@ -187,7 +187,10 @@ def _log_to_standard_error() -> None:
 
 
 _ENDINGS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-_PATIENT = "aigw_middleware.cli.worker.PatientWorker"
+_WORKERS = {
+    "gthread": "aigw_middleware.cli.worker.PatientWorker",
+    "gevent": "aigw_middleware.cli.gevent_worker.PromptWorker",
+}
 
 
 def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[s
         "bind": bind,
         "workers": workers,
         "threads": threads,
-        "worker_class": _PATIENT if worker_class == "gthread" else worker_class,
+        "worker_class": _WORKERS[worker_class],
         # Longer than the 60 s of most load balancers, so that they close first.
         "keepalive": 75,
         "graceful_timeout": 30,
