@@ -212,14 +212,15 @@ def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[s
 
 
 def _patch_for_gevent() -> None:
-    """Patch before anything else is built, so that every lock and socket is a gevent one."""
+    """Patch before anything else is built, where the command has not done so as it began."""
     try:
         from gevent import monkey
     except ModuleNotFoundError:
         raise click.UsageError(
             "--worker-class gevent needs pip install 'aigw-middleware[gevent]'"
         ) from None
-    monkey.patch_all()
+    if not monkey.is_module_patched("socket"):
+        monkey.patch_all()
 
 
 def _run(application: WSGIApplication, options: dict[str, Any]) -> None:
