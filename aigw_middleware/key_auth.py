@@ -88,8 +88,8 @@ class KeyAuth(LimitedGate):
         endpoint: the endpoint that this is; a key made for another one is refused.
         exempt: paths (`/healthz`) or prefixes (`/static/*`) that need no key and are left
             untouched, judged on SCRIPT_NAME + PATH_INFO, and on PATH_INFO alone too where
-            SCRIPT_NAME came in a header (gunicorn); a path with dot or empty segments, controls
-            or bytes that are no UTF-8 never is exempt.
+            SCRIPT_NAME may have come in a header (gunicorn, `ProxyFix`); a path with dot or empty
+            segments, controls or bytes that are no UTF-8 never is exempt.
         headers: the headers that may carry the key: `Authorization` as a bearer token (the
             scheme in any case, RFC 6750 §2.1), the others bare. Two different tokens in one
             request are refused.

@@ -30,7 +30,6 @@ from .body import (
 from .denial import Denial, body_denial, refuse, status_line, store_denial
 from .dialects import client_dialect
 from .environ import (
-    ATTEMPTS,
     BODY,
     BYPASSED,
     CLAIMS,
@@ -42,6 +41,7 @@ from .environ import (
     OVER,
     PROVIDER,
     REDACTED,
+    SENT_TO,
     TRIED,
     UPSTREAM_WAIT,
     USAGE,
@@ -267,13 +267,15 @@ class UpstreamForwarder:
             return _refused(environ, start_response, plan)
         shows_attempts = self._shows_attempts(environ)
         started = time.monotonic()
+        environ.pop(SENT_TO, None)
         try:
             answer = self._ask(environ, plan)
         except (ClientLeft, KeyRevoked) as error:
             answer = _ended(environ, error)
-        if isinstance(answer, Denial) and environ.get(ATTEMPTS):
-            # Somebody was asked, and may bill it.
-            book = self._booking(environ, answer.status, started, None)
+        if isinstance(answer, Denial) and SENT_TO in environ:
+            # Somebody may bill it.
+            asked = environ[SENT_TO]
+            book = self._booking(environ, answer.status, started, None, asked)
             if book is not None:
                 book()
         if shows_attempts:
@@ -496,9 +498,9 @@ class UpstreamForwarder:
         self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | None
     ) -> Callable[[], None]:
         """Return what is done when the answer has ended: what it used is known, then booked."""
-        book = self._booking(
-            environ, answer.response.status, answer.started, answer.first_byte - answer.started
-        )
+        asked = (environ.get(PROVIDER), environ.get(MODEL))
+        first_byte = answer.first_byte - answer.started
+        book = self._booking(environ, answer.response.status, answer.started, first_byte, asked)
 
         is_over = False
 
@@ -520,14 +522,19 @@ class UpstreamForwarder:
         return end
 
     def _booking(
-        self, environ: WSGIEnvironment, status: int, started: float, first_byte: float | None
+        self,
+        environ: WSGIEnvironment,
+        status: int,
+        started: float,
+        first_byte: float | None,
+        asked: tuple[str | None, str | None],
     ) -> Callable[[], None] | None:
         """Return what books the request's usage in the store, None where there is no store."""
         store = self._store
         if store is None:
             return None
         key = environ.get(KEY)
-        provider, model = environ.get(PROVIDER), environ.get(MODEL)
+        provider, model = asked
         path, id_ = full_path(environ), request_id(environ)
 
         def book() -> None:

@@ -593,8 +593,8 @@ def test_what_goes_on_in_the_background_keeps_its_reservation(background: bool) 
 
 
 NOTHING = [
-    "/v1/responses/r/cancel", "/v1/conversations", "/v1/threads", "/v1/threads/t/messages",
-    "/v1/vector_stores", "/v1/chat/completions/c", "/v1/files", "/v1/moderations",
+    "/v1/responses/r/cancel", "/v1/threads", "/v1/threads/t/messages",
+    "/v1/vector_stores", "/v1/files", "/v1/moderations",
     "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/messages/batches/b/cancel",
     "/v1beta/models/g:countTokens",
 ]  # fmt: skip
@@ -652,7 +652,15 @@ KEPT = {
     "cache_creation": {"ephemeral_1h_input_tokens": 100_000, "ephemeral_5m_input_tokens": 0},
     "server_tool_use": {"web_search_requests": 2},
 }  # fmt: skip
+CACHED_AUDIO = {
+    "promptTokenCount": 10_000, "candidatesTokenCount": 10, "cachedContentTokenCount": 800,
+    "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 9000}],
+}  # fmt: skip
 DETAILED = [
+    pytest.param("/v1beta/models/gemini-2.5-flash:generateContent", "gemini-2.5-flash",
+        {"usageMetadata": CACHED_AUDIO}, "google",
+        {"input_tokens": 10_000, "output_tokens": 10, "cache_read_tokens": 800,
+         "input_audio_tokens": 9000, "cache_audio_read_tokens": 0}, id="audio beside a cache"),
     pytest.param(CHAT, "gpt-audio", {"usage": AUDIO}, "openai",
         {"input_tokens": 1000, "output_tokens": 1000, "input_audio_tokens": 900, "output_audio_tokens": 900}, id="audio"),
     pytest.param("/v1beta/models/gemini-2.5-flash-image:generateContent", "gemini-2.5-flash-image",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._paths import LONGEST, is_canonical, resolved
 from ..environ import GOOGLE_CLIENT
 from . import anthropic, gemini, openai, plain
-from ._base import EVENT_ENDS, Batch, Dialect, Output, Takes, Tokens
+from ._base import EVENT_ENDS, Batch, Dialect, Output, Takes, Tokens, merged_details
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -33,6 +33,7 @@ __all__ = [
     "Tokens",
     "client_dialect",
     "dialect_of",
+    "merged_details",
     "spoken",
 ]
 
@@ -75,13 +76,13 @@ def _dialect_of(path: str, is_google: bool, is_anthropic: bool) -> Dialect:
         return ANTHROPIC
     if segment in gemini.SEGMENTS or (segment in gemini.SHARED_SEGMENTS and is_google):
         return GEMINI
+    # A fine-tuned model of OpenAI's has several colons in its name.
+    if segment == "models" and gemini.is_call(rest):
+        return GEMINI
     if segment in anthropic.SHARED_SEGMENTS and is_anthropic:
         return ANTHROPIC
     if segment not in openai.SEGMENTS:
         return PLAIN
-    # A fine-tuned model of OpenAI's has several colons in its name.
-    if segment == "models" and gemini.is_call(rest):
-        return GEMINI
     return OPENAI
 
 

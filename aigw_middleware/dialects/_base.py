@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -83,6 +83,16 @@ def details_of(**figures: int) -> Details:
     return tuple((name, number) for name, number in figures.items() if number)
 
 
+def merged_details(merge: Callable[[int, int], int], one: Details, other: Details) -> Details:
+    """Return the details of both, those of one name merged."""
+    if not one or not other:
+        return one or other
+    found = dict(one)
+    for name, number in other:
+        found[name] = merge(found[name], number) if name in found else number
+    return tuple(found.items())
+
+
 class Takes(NamedTuple):
     """What a path takes.
 
@@ -93,6 +103,7 @@ class Takes(NamedTuple):
         form: whether its POST body is a form with a `model`.
         named: the model that stands in the path itself; None for none.
         nothing: whether its POST makes no tokens.
+        unpriced: whether its POST costs something else than tokens.
     """
 
     json: bool
@@ -101,6 +112,7 @@ class Takes(NamedTuple):
     form: bool
     named: str | None
     nothing: bool
+    unpriced: bool
 
 
 class Dialect:
@@ -115,6 +127,8 @@ class Dialect:
         takes_form: paths whose POST body is a form with a `model`.
         makes_nothing: paths (without the prefix) of which a POST makes no tokens: it stores, looks
             up, counts or ends something.
+        unpriced: paths (without the prefix) whose POST costs something else than the tokens of
+            the model that it names.
     """
 
     name: str
@@ -124,6 +138,7 @@ class Dialect:
     takes_models: re.Pattern[str] = re.compile(r"(?!)")
     takes_form: re.Pattern[str] = re.compile(r"(?!)")
     makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
+    unpriced: re.Pattern[str] = re.compile(r"(?!)")
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -194,6 +209,7 @@ def _takes(dialect: Dialect, path: str) -> Takes:
         dialect.takes_form.fullmatch(path) is not None,
         None if named is None else named[1],
         dialect.makes_nothing.fullmatch(path) is not None,
+        dialect.unpriced.fullmatch(path) is not None,
     )
 
 

@@ -5,12 +5,25 @@ Sources: https://docs.anthropic.com/en/api/errors and /en/api/messages-streaming
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..splice import Path
-from ._base import Batch, Dialect, Json, Output, Tokens, _event, batched, caps, details_of, figure
+from ._base import (
+    Batch,
+    Dialect,
+    Json,
+    Output,
+    Tokens,
+    _event,
+    batched,
+    caps,
+    details_of,
+    figure,
+    merged_details,
+)
 
 SEGMENTS = frozenset({"complete", "messages"})
 """The first segments below `/v1` that only Anthropic has."""
@@ -83,6 +96,7 @@ class _Anthropic(Dialect):
                 output=found.output + one.output,
                 cached=found.cached + one.cached,
                 written=found.written + one.written,
+                details=merged_details(operator.add, found.details, one.details),
             )
         return found
 

@@ -23,6 +23,7 @@ SEGMENTS = frozenset(
 """The first segments of OpenAI's paths below `/v1`."""
 
 _REASONING = re.compile(r"o[0-9]|gpt-(?:[5-9]|[1-9][0-9])", re.IGNORECASE).match
+_RUNS = re.compile(r"threads/(?:[^/]+/)?runs").fullmatch
 _LAST = ("response.completed", "response.incomplete", "response.failed")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -45,10 +46,13 @@ class _OpenAI(Dialect):
         r"|images/variations|videos)/?"
     )
     makes_nothing = re.compile(
-        r"/(?:files|uploads|vector_stores|conversations|containers|moderations)(?:/.*)?"
+        r"/(?:files|uploads|vector_stores|moderations)(?:/.*)?"
         r"|/(?:assistants|skills)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
-        r"|/chat/completions/[^/]+/?|/responses/input_tokens/?|/.*/cancel/?"
+        r"|/responses/input_tokens/?|/.*/cancel/?"
     )
+
+    # The price of a model's tokens is not what they cost.
+    unpriced = re.compile(r"/fine_tuning/.*")
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -71,6 +75,8 @@ class _OpenAI(Dialect):
             if isinstance(prompts, list) and all(isinstance(p, str | list) for p in prompts):
                 answers *= max(1, len(prompts))
             return Output(answers, ("max_tokens",), caps(document, "max_tokens"))
+        if _RUNS(kind):
+            return Output(1, ("max_completion_tokens",), caps(document, "max_completion_tokens"))
         if kind != "chat/completions":
             return None
         named = caps(document, "max_completion_tokens", "max_tokens")

@@ -10,7 +10,7 @@ from werkzeug.http import parse_date
 
 from .._headers import header, is_event_stream
 from ..denial import Denial, body_denial, store_denial
-from ..environ import ATTEMPTS, MODEL, PROVIDER, TRIED, UNSEEN, request_id
+from ..environ import ATTEMPTS, MODEL, PROVIDER, SENT_TO, TRIED, UNSEEN, request_id
 from ..errors import (
     BodyError,
     StoreUnavailable,
@@ -175,6 +175,8 @@ def _ask(
             health.failed(candidate, failure, retry_after(response.headers, time.time()))
     except UpstreamError as error:
         health.end(candidate)
+        if error.sent:
+            environ[SENT_TO] = (candidate.provider, candidate.model)
         raise_if_ended(environ, request.waiting, was_sent=error.sent)
         failure = Failure.FAULT if error.sent else Failure.UNREACHABLE
         health.failed(candidate, failure)
@@ -184,6 +186,7 @@ def _ask(
     except BaseException:
         health.end(candidate)
         if response is not None:
+            environ[SENT_TO] = (candidate.provider, candidate.model)
             _note(environ, candidate, str(response.status), begun)
         raise
     _note(environ, candidate, str(response.status), begun)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..dialects import Dialect, Tokens
+from ..dialects import Dialect, Tokens, merged_details
 from .codings import CODINGS, decompressor
 
 MOST = 32 * 1024 * 1024
@@ -278,7 +278,7 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
         max(known.cached, more.cached),
         max(known.written, more.written),
         max(known.reasoning, more.reasoning),
-        max(known.details, more.details),
+        merged_details(max, known.details, more.details),
     )
 
 

@@ -72,12 +72,10 @@ class Metering:
             return
         self._concluded = True
         meter, tokens = self.meter, self.meter.tokens
-        if meter.is_complete:
+        if meter.is_complete and not meter.has_failed:
             # Of one that is whole and tells nothing, what was reserved for it counts.
             if tokens is not None:
                 self._tell(tokens)
-            elif meter.has_failed:  # vendors bill nothing then, but for what was said before
-                self._tell(Tokens(0, -(-meter.text_bytes // BYTES_A_TOKEN)), estimated=True)
             return
         if self._goes_on:
             return  # nobody here learns what it comes to: what was reserved for it counts
@@ -86,6 +84,8 @@ class Metering:
             self._tell(tokens)
         elif tokens is not None:  # told at its beginning, and then it broke off
             self._tell(tokens._replace(output=said), estimated=True)
+        elif meter.has_failed:  # vendors bill nothing then, but for what was said before
+            self._tell(Tokens(0, said), estimated=True)
         elif said:
             body = self._environ.get(BODY)
             asked = body.size if isinstance(body, Body) else 0

@@ -81,7 +81,7 @@ class NamedLimits:
             want = wanted(environ) if self._looks_inside else None
             chosen = [*self._now, *self._late]
             provider, model = _asked_for(environ, want)
-            price = self._prices.of(provider, model) if self._late else None
+            price = self._price_of(want, provider, model)
             case = _Case(engine, bucket, environ, want, Holding(engine, self._prices), False)
             output = None if want is None else _most_output(chosen, want, price)
             prepared = _prepare(chosen, case, provider, model, price, output)
@@ -235,7 +235,7 @@ class NamedLimits:
         """
         want, holding = case.want, case.holding
         uncapped = want is not None and want.output_tokens is None
-        price = self._prices.of(provider, model) if self._late else None
+        price = self._price_of(want, provider, model)
         # What depends on the candidate is asked for anew, within what was reserved before.
         output = holding.early_output
         if want is not None and uncapped:
@@ -277,6 +277,13 @@ class NamedLimits:
                 with_cap(case.environ, want.cap, cap, holding)
                 put_members(case.environ, dict.fromkeys(want.lacking, cap))
         return None
+
+    def _price_of(
+        self, want: Wanted | None, provider: str | None, model: str | None
+    ) -> Price | None:
+        if not self._late or (want is not None and not want.priced):
+            return None
+        return self._prices.of(provider, model)
 
     def _report(
         self, environ: WSGIEnvironment, chosen: Sequence[_Named], decision: Decision

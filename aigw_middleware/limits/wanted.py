@@ -36,7 +36,7 @@ _REFERENCES = frozenset(
         "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
         "prompt_cache_id", "fileData", "file_data", "fileUri", "file_uri", "cachedContent",
         "cached_content", "container", "vector_store_ids", "fileName", "file_name", "assistant_id",
-        "training_file",
+        "training_file", "previous_interaction_id",
     }
 )  # fmt: skip
 _STORED = ("prompt", "audio")
@@ -60,6 +60,7 @@ class Wanted(NamedTuple):
         named_output: of a batch, the tokens of the answers whose requests name a cap; `answers`
             are then those of the others.
         lacking: where a cap would be written of each of those others.
+        priced: whether the price of the model's tokens tells what it costs.
     """
 
     model: str | None
@@ -71,6 +72,7 @@ class Wanted(NamedTuple):
     default_output: int = DEFAULT_OUTPUT
     named_output: int = 0
     lacking: tuple[Path, ...] = ()
+    priced: bool = True
 
     @property
     def is_nothing(self) -> bool:
@@ -105,7 +107,8 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     output = _output_of(dialect, rest, body, document)
     if output is None:
-        return Wanted(model, bound, body.size // BYTES_A_TOKEN, 0)
+        least = body.size // BYTES_A_TOKEN
+        return Wanted(model, bound, least, 0, priced=not dialect.takes(rest).unpriced)
     least = 0 if refers or inline else min(bound, body.size // BYTES_A_TOKEN)
     if output.batch is not None:
         return _of_batch(model, bound, least, output.batch)
@@ -230,6 +233,8 @@ def _content_of(document: Any, data: bytes) -> _Content:
 def _is_reference(value: dict[str, Any]) -> bool:
     kind = value.get("type")
     if kind == "item_reference" or (kind in ("url", "file") and "url" in value):
+        return True
+    if "uri" in value and isinstance(kind, str):  # of an interaction: a video, a document, ...
         return True
     if _SUSPECTS.isdisjoint(value):
         return False

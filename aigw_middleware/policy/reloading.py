@@ -205,11 +205,13 @@ class _InForce:
 
 
 _HEAD = struct.Struct("=Q32s")
+_ROOM = 64 * 1024 * 1024
+"""Bytes between the two places: a document is read from at most a part of it."""
 
 
 def _place(number: int) -> int:
     """Return where the text of a number stands: the file has holes."""
-    return (number % 2) << 32
+    return (number % 2) * _ROOM
 
 
 def _sign_of(path: str) -> _Sign | None:

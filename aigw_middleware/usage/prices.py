@@ -182,7 +182,7 @@ def _listed(provider: str | None, model: str) -> Price | None:
             output_tokens=output_tokens,
             cache_read_tokens=cached,
             cache_write_tokens=written,
-            **dict(details),
+            **_completed(dict(details), input_tokens, cached, written),
         )
         return calc_price(used, model_ref=model, provider_id=provider)
 
@@ -207,6 +207,19 @@ def _listed(provider: str | None, model: str) -> Price | None:
     first, second, cached, written = few
     steps = None if few == many else exact
     return Price(first, second, cached, written, steps, exact if priced - _PLAIN else None)
+
+
+def _completed(found: dict[str, int], given: int, cached: int, written: int) -> dict[str, int]:
+    """Return details with what of a kind is in a cache, where nobody tells: as little as can be."""
+    for kind in ("audio", "image"):
+        of_kind = found.get(f"input_{kind}_tokens")
+        if not of_kind:
+            continue
+        for where, tokens in (("read", cached), ("write", written)):
+            if tokens:
+                least = max(0, tokens + of_kind - given)
+                found.setdefault(f"cache_{kind}_{where}_tokens", least)
+    return found
 
 
 _PLAIN = frozenset({"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok"})

@@ -338,6 +338,7 @@ def test_a_text_that_cannot_be_kept_is_no_half_one(
     assert call(app, "/x").status == 402
     assert app.look() is False
     assert "begins with the policy before" in caplog.text
+    assert app._in_force.text() == deny(401).encode()
     path.write_text("on_http_request: [{type: dny}]")
     assert in_child(lambda: call(app, "/x").status in (401, 402))
 
