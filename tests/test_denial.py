@@ -75,6 +75,7 @@ DIALECTS = [
     pytest.param("/v1/models", {"HTTP_X_GOOG_API_KEY": "x"}, "gemini", id="models by Google's key"),
     pytest.param("/v1/models", {"HTTP_X_GOOG_API_CLIENT": "x"}, "gemini", id="by Google's SDK"),
     pytest.param("/v1/models/g:generateContent", {}, "gemini", id="models with a verb"),
+    pytest.param("/v1/models/g:generateContent", {"HTTP_ANTHROPIC_VERSION": "x"}, "gemini", id="a verb, whatever the header"),
     pytest.param("/v1/models/ft:gpt-4o-mini:acme::abc", {}, "openai", id="a fine-tuned model"),
     pytest.param("/v1/chat/completions", {"HTTP_X_GOOG_API_KEY": "x"}, "openai", id="the path decides"),
     pytest.param("/v1/messages/batches", {}, "anthropic", id="batches of messages"),

@@ -570,6 +570,8 @@ def test_a_stream_that_fails_costs_what_it_had_said(path: str, events: Any) -> N
     body = {**MODEL, "max_tokens": 5000, "stream": True}
     assert ask(streamed(*events), path, body).environ["aigw.usage"].output_tokens == 0
     said = [{"type": "content_block_delta", "delta": {"text": "x" * 40}}, *events]
+    if path == "/v1/messages":  # which tells one token at first
+        said.insert(0, {"type": "message_start", "message": {"usage": {"output_tokens": 1}}})
     usage = ask(streamed(*said), path, body).environ["aigw.usage"]
     assert (usage.output_tokens, usage.estimated) == (10, True)
 
@@ -681,14 +683,42 @@ def test_what_has_a_price_of_its_own_is_told_at_it(
     expected = genai_prices.calc_price(
         genai_prices.Usage(**used), model_ref=model, provider_id=provider
     ).total_price
-    plain = {
-        name: used[name] for name in used if not name.startswith(("input_a", "output_", "web"))
-    }
+    kinds = ("input_a", "output_", "web", "cache_audio")
+    plain = {name: used[name] for name in used if not name.startswith(kinds)}
     assert answer.environ["aigw.usage"].cost == expected
     assert expected != genai_prices.calc_price(
         genai_prices.Usage(**plain, output_tokens=used["output_tokens"]), model_ref=model,
         provider_id=provider,
     ).total_price  # fmt: skip
+
+
+def test_details_that_are_told_in_parts_are_put_together() -> None:
+    """The cache at the beginning of a stream, the searches at its end."""
+    start = {"type": "message_start", "message": {"usage": {**KEPT, "server_tool_use": None}}}
+    end = {
+        "type": "message_delta",
+        "usage": {"output_tokens": 10, "server_tool_use": {"web_search_requests": 2}},
+    }
+    body = {"model": "claude-sonnet-4-5", "max_tokens": 9, "stream": True}
+    answer = ask(streamed(start, end, {"type": "message_stop"}), "/v1/messages", body)
+    whole_one = ask(whole({"usage": KEPT}), "/v1/messages", body)
+    assert answer.environ["aigw.usage"].cost == whole_one.environ["aigw.usage"].cost
+
+
+def test_what_costs_more_than_its_tokens_has_no_price() -> None:
+    """Training of a model: the price of its tokens says nothing of that."""
+    app = RateLimiter(Inner(), "1 usd/day", by="global")
+    body = b'{"model": "gpt-4o-mini", "training_file": "f"}'
+    assert call(app, "/v1/fine_tuning/jobs", body=body).code == "price_unknown"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/conversations", "/v1/chat/completions/batch", "/v1/containers"]
+)
+def test_what_some_provider_bills_is_not_held_for_nothing(path: str) -> None:
+    """Of OpenAI's dialect, whose paths others use for more."""
+    app = RateLimiter(Inner(), "1 usd/day", by="global")
+    assert call(app, path, body=b'{"model": "no-such-model-7"}').code == "price_unknown"
 
 
 def test_what_is_billed_by_the_hour_has_no_price_of_tokens() -> None:

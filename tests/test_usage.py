@@ -178,6 +178,7 @@ def test_a_request_that_was_sent_and_not_answered_is_booked(store: Store) -> Non
         app = forwarder(store, provider.url)
         assert call(app, CHAT, body=BODY, HTTP_X_API_KEY=token).status == 502
         assert call(app, CHAT, body=b"{", HTTP_X_API_KEY=token).status == 400
+    assert call(app, CHAT, body=BODY, HTTP_X_API_KEY=token).status == 502  # nobody is there now
     (row,) = store.usage.totals()
     assert (row["key"], row["requests"], row["output_tokens"]) == (key.id, 1, 0)
 
