@@ -61,7 +61,7 @@ def judge_of(environ: WSGIEnvironment, gate: str) -> Judge:
     return Judge(gate, len(environ.get(DECISIONS, ())))
 
 
-_LONGEST_WAIT = 60
+_LONGEST_WAIT = 300
 """Seconds of `Retry-After` above which no client's own retry is worth waiting for."""
 
 
