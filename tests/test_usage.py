@@ -103,6 +103,7 @@ class Odd:
         (object(), (0, 0, 0, 0, None)),
         (Usage(1, 2, 3, 4, 0.000000001), (1, 2, 3, 4, 1)),
         (Odd(), (0, 10**12, 0, 0, None)),
+        ({"input_tokens": 1, "output_tokens": 2, "cost": "0.5"}, (1, 2, 0, 0, 500_000_000)),
         (Usage(True, 1.5, None, 0, -1), (0, 0, 0, 0, 0)),  # type: ignore[arg-type]
     ],
 )

@@ -18,7 +18,8 @@ _MOST_COST = 10**15
 class Usage:
     """What a request has used, left in `environ["aigw.usage"]`.
 
-    Any object with these attributes will do there; a missing one counts as 0 or None.
+    Any object with these attributes will do there, or a dict with these members; a missing one
+    counts as 0 or None.
 
     Attributes:
         input_tokens: all of them, cache reads and writes included.
@@ -52,6 +53,14 @@ class Figures(NamedTuple):
 
 def figures_of(usage: Any) -> Figures:
     """Return the figures of a usage object, clamped to what can be: nothing adds to a balance."""
+    if isinstance(usage, dict):
+        return Figures(
+            sane_tokens(usage.get("input_tokens")),
+            sane_tokens(usage.get("output_tokens")),
+            sane_tokens(usage.get("cached_input_tokens")),
+            sane_tokens(usage.get("reasoning_tokens")),
+            _cost(usage.get("cost")),
+        )
     return Figures(
         sane_tokens(getattr(usage, "input_tokens", 0)),
         sane_tokens(getattr(usage, "output_tokens", 0)),
