@@ -8,6 +8,13 @@ WHOLE = (list, tuple)
 """Iterables that are complete when the app returns them; some servers never close a list."""
 
 
+def close_iterable(iterable: Iterable[bytes]) -> None:
+    """Close an iterable that nobody will go on with, where it can be (PEP 3333)."""
+    close = getattr(iterable, "close", None)
+    if close is not None:
+        close()
+
+
 class Block(list[bytes]):
     """An answer that has come whole; it may be closed like one that streams."""
 
@@ -42,9 +49,7 @@ class Wrapped:
     def close_inner(self) -> None:
         """Close the app's iterable; harmless a second time."""
         iterable, self._iterable = self._iterable, ()
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
+        close_iterable(iterable)
 
     def close(self) -> None:
         """Close it; the server calls this whatever happened."""
@@ -73,6 +78,4 @@ class Begun:
         return self._first.pop() if self._first else next(self._iterator)
 
     def close(self) -> None:
-        close = getattr(self._iterable, "close", None)
-        if close is not None:
-            close()
+        close_iterable(self._iterable)

@@ -15,14 +15,10 @@ Headers = list[tuple[str, str]]
 def with_headers(
     start_response: StartResponse, change: Callable[[str, Headers], Headers]
 ) -> StartResponse:
-    """Return a `start_response` that hands on the headers that `change(status, headers)` returns.
-
-    `exc_info` is handed on only where the app gave it: some servers take two arguments.
-    """
+    """Return a `start_response` that hands on the headers that `change(status, headers)` gives."""
 
     def respond(status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> object:
-        told = change(status, headers)
-        return start_response(status, told, exc_info) if exc_info else start_response(status, told)
+        return _begin(start_response, status, change(status, headers), exc_info)
 
     return respond  # type: ignore[return-value]
 
@@ -34,12 +30,17 @@ def hearing(start_response: StartResponse, hear: Callable[[str, Headers], None])
     """
 
     def respond(status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> object:
-        write = (
-            start_response(status, headers, exc_info)
-            if exc_info
-            else start_response(status, headers)
-        )
+        write = _begin(start_response, status, headers, exc_info)
         hear(status, headers)
         return write
 
     return respond  # type: ignore[return-value]
+
+
+def _begin(
+    start_response: StartResponse, status: str, headers: Headers, exc_info: OptExcInfo | None
+) -> object:
+    """Begin an answer; with `exc_info` only where the app gave it: some servers take no third."""
+    return (
+        start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+    )

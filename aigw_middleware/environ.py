@@ -117,6 +117,15 @@ _SECRET_VARIABLES = (
 _REMOVED = tuple({*_SECRET_VARIABLES, *(name for name in os.environ if name.startswith("AIGW_"))})
 
 
+_PREFIX_HEADERS = frozenset({"HTTP_SCRIPT_NAME", "HTTP_X_FORWARDED_PREFIX", "HTTP_X_SCRIPT_NAME"})
+"""Headers by which SCRIPT_NAME is made, of gunicorn, `ProxyFix` and a common recipe for Flask."""
+_ROOT_HEADER = "HTTP_X_VHM_ROOT"
+_MOST_MOUNTS = 32
+_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
+
+
 class Bypassed(NamedTuple):
     """What a request went by.
 
@@ -131,15 +140,6 @@ class Bypassed(NamedTuple):
 
 _next_number = count(1).__next__
 _process_prefix = ""
-
-
-_PREFIX_HEADERS = frozenset({"HTTP_SCRIPT_NAME", "HTTP_X_FORWARDED_PREFIX", "HTTP_X_SCRIPT_NAME"})
-"""Headers by which SCRIPT_NAME is made, of gunicorn, `ProxyFix` and a common recipe for Flask."""
-_ROOT_HEADER = "HTTP_X_VHM_ROOT"
-_MOST_MOUNTS = 32
-_METHODS = frozenset(
-    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
-)
 
 
 def _new_prefix() -> None:
@@ -204,10 +204,16 @@ def suffixes(environ: WSGIEnvironment) -> Iterator[str]:
     yield path
     if not script:
         return
-    start = 0
-    while (start := path.find("/", start + 1)) >= 0 and start < len(script):
+    for start in segments_in(path, len(script)):
         yield path[start:]
     yield path_info if path_info[:1] == "/" else "/" + path_info
+
+
+def segments_in(path: str, end: int) -> Iterator[int]:
+    """Yield where segments of a path begin, but for the first one, before `end`."""
+    start = 0
+    while (start := path.find("/", start + 1)) >= 0 and start < end:
+        yield start
 
 
 def is_mounted_oddly(environ: WSGIEnvironment) -> bool:

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +84,7 @@ from .forwarding.strategies import STRATEGIES
 from .forwarding.stream import ForwardedBody, WholeResponse
 from .forwarding.transport import Response, Timeouts, Transport, shared_transport
 from .forwarding.url import BaseURL, query
-from .forwarding.waiting import Waiting
+from .forwarding.waiting import Waiting, awaited
 from .gate import refused_within
 from .named_models import MAX_BODY_BYTES
 from .providers import Provider
@@ -269,7 +270,7 @@ class UpstreamForwarder:
         started = time.monotonic()
         environ.pop(SENT_TO, None)
         try:
-            answer = self._ask(environ, plan)
+            answer = self._ask(environ, plan, started)
         except (ClientLeft, KeyRevoked) as error:
             answer = _ended(environ, error)
         if isinstance(answer, Denial) and SENT_TO in environ:
@@ -318,9 +319,8 @@ class UpstreamForwarder:
             return Denial("not_found", "No AI API has this path.")
         return self.planner.plan(environ, path)
 
-    def _ask(self, environ: WSGIEnvironment, plan: Plan) -> _Answer | Denial:
+    def _ask(self, environ: WSGIEnvironment, plan: Plan, started: float) -> _Answer | Denial:
         """Ask the candidates, and read the first bytes of the answer."""
-        started = time.monotonic()
         client, alive = client_socket(environ), environ.get(KEY_ALIVE)
         try:
             if client is None and alive is None:
@@ -343,8 +343,6 @@ class UpstreamForwarder:
         )
         if isinstance(found, Denial):
             return found
-        if waiting is not None:
-            waiting.attach(found.response.shutdown)
         try:
             answer = self._begin(environ, found, started, waiting)
         except BaseException:
@@ -360,8 +358,6 @@ class UpstreamForwarder:
         """Read the first bytes of a failure too, and of our keys' sake more of every error."""
         response, candidate, first = found
         if response.status in _REFUSED_KEY and candidate.secret:
-            if waiting is not None:
-                waiting.detach()  # before its descriptor's number is used again
             response.close()
             logger.error(
                 "the provider %s refused our key with %d",
@@ -372,34 +368,28 @@ class UpstreamForwarder:
         stream = is_event_stream(response.headers)
         total = self._timeouts.stream if stream else self._timeouts.total
         deadline = started + total
+        secrets = _secrets(candidate, environ)
+        cleans = response.status >= 400 and bool(secrets)
         try:
             if first is None:
                 # Its head is there; the attempts after it may have used all of the time up.
                 deadline = max(deadline, time.monotonic() + _LEAST_READ)
-                left = min(self._timeouts.first_byte, deadline - time.monotonic())
-                first = response.read(left)
-            secrets = _secrets(candidate, environ)
-            cleans = response.status >= 400 and bool(secrets)
-            read = self._error_body(response, first, deadline) if cleans else first
-            if waiting is not None:
-                waiting.detach()
+            if first is None or cleans:
+                read = partial(self._more_of, response, first, deadline, whole=cleans)
+                first = awaited(waiting, response.shutdown, read)
             if not first or cleans:  # perhaps a read that we have ended ourselves
                 raise_if_ended(environ, waiting, was_sent=response.status < 400)
             if cleans:
                 unshown = _unshown(environ)
                 return self._begin_error(
-                    response, candidate, read, started, deadline, secrets, unshown
+                    response, candidate, first, started, deadline, secrets, unshown
                 )
         except UpstreamError as error:
-            if waiting is not None:
-                waiting.detach()
             response.close()
             raise_if_ended(environ, waiting, was_sent=response.status < 400)
             error.sent = True
             return upstream_denial(error)
         except BaseException:
-            if waiting is not None:
-                waiting.detach()
             response.close()
             raise
         headers = redact_headers(response.headers, secrets)
@@ -408,10 +398,14 @@ class UpstreamForwarder:
             response, candidate, reason, headers, first, deadline, stream, started, time.monotonic()
         )
 
-    def _error_body(self, response: Response, first: bytes, deadline: float) -> bytes:
-        """Read an error answer whole, or as much more as shows that it is too long."""
+    def _more_of(
+        self, response: Response, first: bytes | None, deadline: float, *, whole: bool
+    ) -> bytes:
+        """Read the first bytes, where that was not done; or all, or enough to be too long."""
+        if first is None:
+            first = response.read(min(self._timeouts.first_byte, deadline - time.monotonic()))
         body = bytearray(first)
-        while first and len(body) <= _MOST_ERROR_BYTES:
+        while whole and first and len(body) <= _MOST_ERROR_BYTES:
             data = response.read(min(self._timeouts.idle, deadline - time.monotonic()))
             if not data:
                 break

@@ -7,19 +7,21 @@ import sys
 _GEVENT = {"gevent", "--worker-class=gevent"}
 
 
-def _patch() -> None:
-    """Have gevent patch locks and sockets: before anything has imported them, even `click`."""
+def patch_for_gevent() -> bool:
+    """Have gevent patch locks and sockets, once; False where it is not installed."""
     try:
         from gevent import monkey
     except ModuleNotFoundError:
-        return  # the command says how to get it
-    monkey.patch_all()
+        return False
+    if not monkey.is_module_patched("socket"):
+        monkey.patch_all()
+    return True
 
 
 def main() -> None:
     """Run the command; without its libraries, say how to get them."""
     if "serve" in sys.argv and _GEVENT.intersection(sys.argv):
-        _patch()
+        patch_for_gevent()  # before anything is imported that has locks or sockets, even `click`
     try:
         from .root import aigw
     except ModuleNotFoundError as error:

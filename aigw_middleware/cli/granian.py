@@ -58,7 +58,6 @@ def _logging(granians: Mapping[str, Any]) -> dict[str, Any]:
     loggers = {name: {"level": "INFO"} for name in LOGGED_INFO}
     handler = {"class": "logging.StreamHandler", "formatter": "aigw"}
     return {
-        **deepcopy(dict(granians)),
         "formatters": {**granians["formatters"], "aigw": {"format": LOG_FORMAT}},
         "handlers": {**granians["handlers"], "aigw": handler},
         "loggers": {**deepcopy(granians["loggers"]), **loggers},

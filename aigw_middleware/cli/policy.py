@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -180,10 +179,12 @@ def _findings(
 
 
 def _text(file: str) -> bytes:
+    from ..policy.document import text_of
+
     try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise click.UsageError(f"{file}: cannot be read: {error.strerror}") from None
+        return text_of(file)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _existing(url: str) -> Store | None:

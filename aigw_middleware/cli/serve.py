@@ -25,7 +25,7 @@ from ..wsgi import (
     counters_of,
     reloading_within,
 )
-from . import granian
+from . import granian, patch_for_gevent
 from .common import LOG_FORMAT, LOGGED_INFO
 from .together import together
 
@@ -128,7 +128,10 @@ def serve(
     if worker_class == "gevent":
         if server == "granian":
             raise click.UsageError("--worker-class gevent is gunicorn's")
-        _patch_for_gevent()
+        if not patch_for_gevent():
+            raise click.UsageError(
+                "--worker-class gevent needs pip install 'aigw-middleware[gevent]'"
+            )
     counters = counters or counters_of({"AIGW_STORE": store})
     _log_to_standard_error()
     if workers > 1 and counters == MEMORY:
@@ -209,18 +212,6 @@ def _options(bind: str, workers: int, threads: int, worker_class: str) -> dict[s
         "control_socket_disable": True,
         "child_exit": _worker_ended,
     }
-
-
-def _patch_for_gevent() -> None:
-    """Patch before anything else is built, where the command has not done so as it began."""
-    try:
-        from gevent import monkey
-    except ModuleNotFoundError:
-        raise click.UsageError(
-            "--worker-class gevent needs pip install 'aigw-middleware[gevent]'"
-        ) from None
-    if not monkey.is_module_patched("socket"):
-        monkey.patch_all()
 
 
 def _run(application: WSGIApplication, options: dict[str, Any]) -> None:

@@ -67,11 +67,12 @@ class RedisCounters:
         wall_clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._deadline = deadline
+        self._clock = threading.local()
         try:
-            self._clock = threading.local()
+            parts = urlsplit(url)
             self._named = redis.Redis.from_url(
                 url,
-                connection_class=_bounded(urlsplit(url).scheme, self._clock),
+                connection_class=_bounded(parts.scheme, self._clock),
                 socket_timeout=deadline,
                 socket_connect_timeout=deadline,
                 retry=Retry(NoBackoff(), 0),
@@ -79,7 +80,6 @@ class RedisCounters:
                 max_connections=CONNECTIONS,
                 decode_responses=False,
             )
-            parts = urlsplit(url)
             self._shown = f"{parts.scheme}://{parts.hostname or parts.path}"
         except ValueError:
             # Whatever it says may repeat a password.
@@ -87,8 +87,7 @@ class RedisCounters:
         self._client = self._named  # or the node of a cluster that has the counts
         self._place: tuple[str, int] | None = None  # where that is
         self._moving = threading.Lock()
-        scheme = urlsplit(url).scheme
-        self._kind = _bounded("redis" if scheme == "unix" else scheme, self._clock)
+        self._kind = _bounded("redis" if parts.scheme == "unix" else parts.scheme, self._clock)
         self._use(SCRIPT)
         self._wall_clock = wall_clock
         self._resting_until = 0.0

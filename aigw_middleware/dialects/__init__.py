@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._paths import LONGEST, is_canonical, resolved
-from ..environ import GOOGLE_CLIENT
+from ..environ import GOOGLE_CLIENT, segments_in
 from . import anthropic, gemini, openai, plain
 from ._base import EVENT_ENDS, Batch, Dialect, Output, Takes, Tokens, merged_details
 
@@ -149,9 +149,7 @@ def _meanings(script: str, path_info: str) -> Iterator[str]:
         return
     whole = _resolved(script + path_info)
     yield whole
-    end = len(_resolved(script))
-    start = 0
-    while (start := whole.find("/", start + 1)) >= 0 and start < end:
+    for start in segments_in(whole, len(_resolved(script))):
         if whole.startswith(_AI_PREFIXES, start):
             yield whole[start:]
 

@@ -33,6 +33,16 @@ _INTERACTIONS = re.compile(r"/interactions/?").fullmatch
 _BATCHES = re.compile(r"/(?:models|tunedModels)/([^/:]+):batchGenerateContent/?").fullmatch
 
 
+# In both forms: asked, of tools, said, thought beside that, and read from a cache.
+_USAGE = (
+    "promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "thoughtsTokenCount",
+    "cachedContentTokenCount",
+)  # fmt: skip
+_INTERACTION_USAGE = (
+    "total_input_tokens", "total_tool_use_tokens", "total_output_tokens", "total_thought_tokens",
+    "total_cached_tokens",
+)  # fmt: skip
+
 SEGMENTS = frozenset(
     {
         "auth_tokens", "cachedContents", "corpora", "fileSearchStores", "interactions",
@@ -68,6 +78,9 @@ class _Gemini(Dialect):
         r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+/?|/interactions/?"
         r"|/openai/(?:chat/completions|embeddings|images/generations)/?"
     )
+    makes_nothing = re.compile(
+        r"/models/[^/:]+:countTokens/?|/files(?:/.*)?|/operations/.*|/batches/[^/:]+:cancel/?"
+    )
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -82,24 +95,14 @@ class _Gemini(Dialect):
         usage = document.get("usageMetadata")
         if not isinstance(usage, Mapping):
             return _of_interaction(document) or OPENAI.tokens(document)  # its OpenAI form
-        thoughts = figure(usage, "thoughtsTokenCount")
-        return Tokens(
-            figure(usage, "promptTokenCount") + figure(usage, "toolUsePromptTokenCount"),
-            figure(usage, "candidatesTokenCount") + thoughts,
-            figure(usage, "cachedContentTokenCount"),
-            0,
-            thoughts,
-            details_of(
+        return _figures(usage, _USAGE)._replace(
+            details=details_of(
                 input_audio_tokens=_of_kind(usage, "promptTokensDetails", "AUDIO"),
                 output_audio_tokens=_of_kind(usage, "candidatesTokensDetails", "AUDIO"),
                 output_image_tokens=_of_kind(usage, "candidatesTokensDetails", "IMAGE"),
                 cache_audio_read_tokens=_of_kind(usage, "cacheTokensDetails", "AUDIO"),
             ),
         )
-
-    makes_nothing = re.compile(
-        r"/models/[^/:]+:countTokens/?|/files(?:/.*)?|/operations/.*|/batches/[^/:]+:cancel/?"
-    )
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return OPENAI.is_usage_alone(document)
@@ -144,14 +147,12 @@ def _of_interaction(document: Mapping[str, Any]) -> Tokens | None:
     usage = (inner if isinstance(inner, Mapping) else document).get("usage")
     if not isinstance(usage, Mapping) or "total_input_tokens" not in usage:
         return None
-    thoughts = figure(usage, "total_thought_tokens")
-    return Tokens(
-        figure(usage, "total_input_tokens") + figure(usage, "total_tool_use_tokens"),
-        figure(usage, "total_output_tokens") + thoughts,
-        figure(usage, "total_cached_tokens"),
-        0,
-        thoughts,
-    )
+    return _figures(usage, _INTERACTION_USAGE)
+
+
+def _figures(usage: Mapping[str, Any], names: tuple[str, str, str, str, str]) -> Tokens:
+    asked, tools, said, thoughts, cached = (figure(usage, name) for name in names)
+    return Tokens(asked + tools, said + thoughts, cached, 0, thoughts)
 
 
 def _of_request(document: Mapping[str, Any], within: Path = ()) -> Output:

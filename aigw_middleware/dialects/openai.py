@@ -50,7 +50,6 @@ class _OpenAI(Dialect):
         r"|/(?:assistants|skills)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
         r"|/responses/input_tokens/?|/.*/cancel/?"
     )
-
     # The price of a model's tokens is not what they cost.
     unpriced = re.compile(r"/fine_tuning/.*")
 

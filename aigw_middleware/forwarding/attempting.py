@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.http import parse_date
@@ -22,11 +23,10 @@ from .health import Failure, failure_of, health, is_spent
 from .planning import Plan
 from .route import Candidate
 from .transport import Request, Response, Timeouts, Transport
+from .waiting import Waiting, awaited
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-    from .waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -202,22 +202,16 @@ def _first_bytes(
         UpstreamError: they did not come; the answer is closed.
         GatewayError: the wait was ended; the same.
     """
-    if waiting is not None:
-        waiting.attach(response.shutdown)
     try:
-        first = response.read(seconds)
+        first = awaited(waiting, response.shutdown, partial(response.read, seconds))
         if not first:  # perhaps a read that we have ended ourselves
             raise_if_ended(environ, waiting, was_sent=response.status < 400)
     except BaseException as error:
-        if waiting is not None:
-            waiting.detach()  # before its descriptor's number is used again
         response.close()
         if isinstance(error, UpstreamError):
             raise_if_ended(environ, waiting, was_sent=response.status < 400)
             error.sent = True
         raise
-    if waiting is not None:
-        waiting.detach()
     return first
 
 

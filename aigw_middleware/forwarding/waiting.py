@@ -10,10 +10,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from threading import Lock
+from typing import TypeVar
 
 from .._watchdog import watchdog
 from ..errors import GatewayError
 from .stream import reason_to_end
+
+T = TypeVar("T")
 
 
 class Waiting:
@@ -63,3 +66,18 @@ class Waiting:
                 self.ended_by = reason
                 if self._wake is not None:
                     self._wake()
+
+
+def awaited(waiting: Waiting | None, wake: Callable[[], None], read: Callable[[], T]) -> T:
+    """Return what `read` does, which may be woken by `wake` when the wait is ended.
+
+    The wake is taken back whatever happens: before the answer is closed, whose descriptor's number
+    is used again.
+    """
+    if waiting is None:
+        return read()
+    waiting.attach(wake)
+    try:
+        return read()
+    finally:
+        waiting.detach()

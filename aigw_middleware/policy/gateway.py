@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from .._headers import HOP_BY_HOP, header, is_token, is_value
-from .._iterables import Begun
+from .._iterables import Begun, close_iterable
 from .._paths import is_canonical
 from .._responding import with_headers
 from ..denial import Denial, refuse
@@ -583,7 +583,7 @@ class Gateway:
         answer = self.beyond(environ, hear)
         if UNSERVED not in environ or body is None:
             return answer
-        close_all(answer)
+        close_iterable(answer)
         start_response(*head)  # nobody is there: what the providers said tells more
         return [body]
 
@@ -619,13 +619,6 @@ class Gateway:
         }
 
 
-def close_all(iterable: Iterable[bytes]) -> None:
-    """Close an iterable that nobody will go on with."""
-    close = getattr(iterable, "close", None)
-    if close is not None:
-        close()
-
-
 _MOST_KEPT = 8 * 1024 * 1024
 
 
@@ -640,7 +633,7 @@ def _whole(iterable: Iterable[bytes]) -> bytes | None:
     except GatewayError:
         return None
     finally:
-        close_all(iterable)
+        close_iterable(iterable)
     return bytes(data)
 
 

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from .._iterables import WHOLE, Begun, Wrapped
+from .._iterables import WHOLE, Begun, Wrapped, close_iterable
 from ..counters import open_counters, resolve_counters
 from ..denial import status_line
 from ..environ import enter
@@ -487,9 +487,7 @@ class Entry:
             return (
                 iterable if isinstance(iterable, WHOLE) else _MaybeReplaced(iterable, held, environ)
             )
-        close = getattr(iterable, "close", None)
-        if close is not None:
-            close()
+        close_iterable(iterable)
         return held.body(environ)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 NANO = 10**9
@@ -54,13 +55,7 @@ class Figures(NamedTuple):
 def figures_of(usage: Any) -> Figures:
     """Return the figures of a usage object, clamped to what can be: nothing adds to a balance."""
     if isinstance(usage, dict):
-        return Figures(
-            sane_tokens(usage.get("input_tokens")),
-            sane_tokens(usage.get("output_tokens")),
-            sane_tokens(usage.get("cached_input_tokens")),
-            sane_tokens(usage.get("reasoning_tokens")),
-            _cost(usage.get("cost")),
-        )
+        usage = SimpleNamespace(**{n: usage[n] for n in Figures._fields if n in usage})
     return Figures(
         sane_tokens(getattr(usage, "input_tokens", 0)),
         sane_tokens(getattr(usage, "output_tokens", 0)),

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 MILLION = 10**6
 _FEW = 1000
-
-
 _Exact = Callable[[int, int, int, int, Details], Decimal]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aigw_middleware import TrafficPolicy
+from aigw_middleware import StoreUnavailable, TrafficPolicy
 
 from ..support import Inner
 
@@ -34,3 +34,14 @@ def document(*requests: dict[str, Any], answers: list[dict[str, Any]] | None = N
 def policy(*requests: Any, answers: Any = None, app: Any = None, **options: Any) -> Any:
     """Return an app behind rules, `Inner` by default."""
     return TrafficPolicy.parse(document(*requests, answers=answers), **options)(app or Inner())
+
+
+def building(fails: list[bool]) -> Any:
+    """Return what builds an app that answers with its document, while `fails[0]` is not set."""
+
+    def build(text: bytes) -> Any:
+        if fails[0]:
+            raise StoreUnavailable("down")
+        return Inner((text,))
+
+    return build

@@ -20,7 +20,6 @@ from aigw_middleware import (
     open_store,
     stack,
 )
-from aigw_middleware.errors import StoreUnavailable
 from aigw_middleware.explaining import Described, KnownKey, explain
 from aigw_middleware.policy import expressions
 from aigw_middleware.policy.document import read
@@ -31,7 +30,7 @@ from aigw_middleware.policy.reloading import Reloading
 from aigw_middleware.policy.secrets import Vaults
 
 from ..support import CHAT, Inner, answering, call, make_environ, raw_provider
-from .support import action, document, policy, rule
+from .support import action, building, document, policy, rule
 from .test_actions import limit
 from .test_gateway import OK, chat, entry, gateway
 
@@ -601,13 +600,7 @@ def test_a_store_that_is_down_for_a_moment_does_not_hold_a_reload_up(tmp_path: A
     path = tmp_path / "p"
     path.write_text("1")
     fails = [False]
-
-    def build(text: bytes) -> Any:
-        if fails[0]:
-            raise StoreUnavailable("down")
-        return Inner((text,))
-
-    app = Reloading(str(path), build)
+    app = Reloading(str(path), building(fails))
     path.write_text("22")
     fails[0] = True
     assert app.look() is False

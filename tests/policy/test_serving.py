@@ -21,7 +21,7 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 
-from aigw_middleware import StoreUnavailable, TrafficPolicy, open_store
+from aigw_middleware import TrafficPolicy, open_store
 from aigw_middleware.cli.root import aigw
 from aigw_middleware.policy.reloading import Reloading
 from aigw_middleware.policy.schema import document_schema
@@ -30,7 +30,7 @@ from aigw_middleware.testing import StandInProvider, serving
 from ..support import CHAT, Inner, RawRequest, call, in_child, raw_provider
 from ..test_cli import clean_environment, free_port, gateway, wait_for
 from ..workers.test_workers import STREAM
-from .support import action, document, rule
+from .support import action, building, document, rule
 from .test_actions import key_set, token
 from .test_mistakes import MISTAKES
 
@@ -348,13 +348,7 @@ def test_what_is_in_force_and_cannot_be_built_is_refused(tmp_path: Path) -> None
     path = tmp_path / "policy.json"
     path.write_text("1")
     down = [False]
-
-    def build(text: bytes) -> Any:
-        if down[0]:
-            raise StoreUnavailable("down")
-        return Inner((text,))
-
-    app = Reloading(str(path), build)
+    app = Reloading(str(path), building(down))
 
     def reload() -> bool:
         path.write_text("22")
