@@ -48,7 +48,10 @@ class ModelAccess(Gate):
     case; `*` is the one wildcard. Judged is the model that is asked for in the end: by an
     `UpstreamForwarder` within, before each candidate, also through layers of others. Where nobody
     knows whose a model is, `deny=["openai/gpt-4o"]` refuses that name of anybody's. A key's own
-    `models` are judged by `KeyAuth` in the same way: both must allow. Where rules are set, an AI
+    `models` are judged by `KeyAuth` in the same way: both must allow. So is each model that the
+    provider is to ask by itself: Claude's advisor and fallbacks (where `fallbacks` is `"default"`,
+    all of the provider's models must be allowed), those of the tools and the moderation of OpenAI,
+    and those of the requests in a batch. Where rules are set, an AI
     path that names no model (`/v1/files`) is refused unless `paths` lists it, and so is a body that
     cannot be judged (400 `invalid_request`): one that names the model twice, is no JSON, or has a
     `Content-Encoding`.
@@ -58,8 +61,8 @@ class ModelAccess(Gate):
         allow: patterns of the models that may be asked for; None for all, empty for none.
         deny: patterns of those that may not, whatever `allow` says.
         paths: AI paths without a model that are let through, `/v1/files` or `/v1/files/*`. One
-            that a body names there is judged all the same, but not what stands deeper in it (the
-            requests of Anthropic's batches, the session of a realtime secret).
+            that a body names there is judged all the same, but not the session of a realtime
+            secret.
         max_input_tokens: a longer prompt is 413 `input_tokens_exceeded`; estimated by the body's
             bytes, four a token.
         max_output_tokens: the most that a request may ask for, all of its answers together: put

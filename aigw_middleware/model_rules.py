@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from ._options import several
 from .denial import Denial, Judge, body_denial, judge_of
-from .dialects import PLAIN, spoken
+from .dialects import ANY_MODEL, PLAIN, spoken
 from .errors import BodyError, BodyInvalid
 from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
-from .named_models import NO_MODEL, named_models, needs_model
+from .named_models import NO_MODEL, inner_models, named_models, needs_model
 from .providers.catalogue import readings
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class ModelRules:
         return self._allow is not None or bool(self._deny)
 
     def allows(self, provider: str | None, model: str) -> bool:
-        """Whether `model` may be used, as it will be asked for; whose it is may not be known."""
+        """Whether `model` may be used, as it will be asked for; whose it is may not be known.
+
+        `ANY_MODEL` may where all of the provider's may.
+        """
         names = _names(provider, model)
         return not self._denies(provider, names) and (
             self._allow is None or _matches(self._allow, names)
@@ -71,6 +74,8 @@ class ModelRules:
         return self._denies(provider, _names(provider, model))
 
     def _denies(self, provider: str | None, names: set[str]) -> bool:
+        if ANY_MODEL in names and self._deny:
+            return True  # it may be one of them
         return _matches(self._deny, names) or (
             provider is None and _matches(self._deny_names, names)
         )
@@ -136,10 +141,11 @@ def judge_models(
         return None
     try:
         models = named_models(environ, dialect, rest)
+        inner = inner_models(environ, dialect, rest)
     except BodyError as error:
         return body_denial(error)
     # Which of them will be asked for nobody here can tell: each has to be allowed.
-    found = (_judge_named(rules, environ, optional, model) for model in models or [None])
+    found = (_judge_named(rules, environ, optional, one) for one in (*(models or [None]), *inner))
     return next((denial for denial in found if denial is not None), None)
 
 

@@ -11,7 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
-from .dialects import PLAIN, Dialect, spoken
+from .dialects import ANY_MODEL, PLAIN, Dialect, spoken, standing
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -81,6 +81,48 @@ def named_models(
         found = further if first is None else [first, *further]
         return tuple(dict.fromkeys(_checked(model) for model in found))
     return () if first is None else (_checked(first),)
+
+
+def inner_models(
+    environ: WSGIEnvironment, dialect: Dialect, rest: str, *, max_bytes: int = MAX_BODY_BYTES
+) -> tuple[str, ...]:
+    """Return the models that the provider is to ask by itself, for what a request is about.
+
+    An advisor, those that answer what the first one declines, one that makes pictures, those of
+    the requests in a batch. Other than `named_models`, all of them may be asked.
+
+    Args:
+        environ: the request.
+        dialect: its dialect.
+        rest: its path without the dialect's prefix.
+        max_bytes: the largest body that is read.
+
+    Returns:
+        Each once; `ANY_MODEL` among them where the provider chooses one.
+
+    Raises:
+        BodyError: as `named_models` does.
+    """
+    places = dialect.takes(rest).inner
+    if not places or environ.get("REQUEST_METHOD") != "POST":
+        return ()
+    document = _judged(environ, max_bytes).json()
+    found: dict[str, None] = {}
+    for place in places:
+        if place[0] not in document:
+            continue
+        if place[-1] != "model":
+            if any(isinstance(value, str) for _, value in standing(document, place)):
+                found[ANY_MODEL] = None
+            continue
+        for _, holder in standing(document, place[:-1]):
+            if not isinstance(holder, dict):
+                continue
+            if not _UNUSUAL.isdisjoint(holder):
+                raise BodyInvalid("The request's body spells a model's name in an unusual way.")
+            if holder.get("model") is not None:
+                found[_checked(holder["model"])] = None
+    return tuple(found)
 
 
 NO_MODEL = "The request's body names no model."

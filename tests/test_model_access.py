@@ -289,6 +289,98 @@ def test_a_listed_path_that_names_a_model_is_judged_all_the_same() -> None:
     assert call(app, CHAT, body=b'{"messages": []}').status == 200
 
 
+ADVISOR = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus"}
+PAINTER = {"type": "image_generation", "model": "gpt-image"}
+AUTHOR = {"type": "image_generation", "svg": {"model": "gpt-image"}}
+INNER = [
+    ("/v1/messages", {"tools": [{"name": "f", "input_schema": {"model": "x"}}, ADVISOR]}),
+    ("/v1/messages", {"fallbacks": [{"model": "m"}, {"model": "claude-opus"}]}),
+    ("/v1/messages", {"fallbacks": "default"}),
+    ("/v1/messages/count_tokens", {"tools": [ADVISOR]}),
+    ("/v1/responses", {"tools": [PAINTER]}),
+    ("/v1/responses", {"tools": [AUTHOR]}),
+    ("/v1/responses", {"input": [{"type": "tool_search_output", "tools": [PAINTER]}]}),
+    ("/v1/responses", {"moderation": {"model": "omni"}}),
+    (CHAT, {"moderation": {"model": "omni"}}),
+]
+RESTRICTED: list[tuple[Any, Any]] = [
+    (lambda app: ModelAccess(app, ["m"]), None),
+    (lambda app: ModelAccess(app, ["*"], deny=["*opus*", "*/gpt-image", "omni"]), None),
+    (lambda app: KeyAuth(app, Keys("m")), None),
+    (lambda app: app, ["m"]),
+]
+
+
+@pytest.mark.parametrize(("path", "fields"), INNER)
+@pytest.mark.parametrize(("layer", "listed"), RESTRICTED)
+def test_a_model_that_the_provider_asks_by_itself_is_judged(
+    layer: Any, listed: Any, path: str, fields: Any
+) -> None:
+    """An advisor, a fallback, a tool's: else one that is forbidden answers through one that is not."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        dialect = "anthropic" if path.startswith("/v1/messages") else "openai"
+        provider = Provider("p", base_url=upstream.url, dialect=dialect, models=listed)
+        app = layer(UpstreamForwarder(upstream=provider))
+        assert call(app, path, body=chat("m"), HTTP_X_API_KEY="t").status == 200
+        answer = call(app, path, body=chat("m", **fields), HTTP_X_API_KEY="t")
+        assert answer.code == ("not_found" if listed else "model_not_allowed")
+        assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(("path", "fields"), INNER)
+def test_the_models_that_a_provider_asks_are_judged_without_a_forwarder(
+    path: str, fields: Any
+) -> None:
+    """In front of an app of one's own too, and they pass where all of them are allowed."""
+    assert call(ModelAccess(Inner(), ["m"]), path, body=chat("m", **fields)).status == 403
+    assert call(ModelAccess(Inner(), ["*"]), path, body=chat("m", **fields)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "status"),
+    [(["anthropic/*"], [], 200), (["claude-*"], [], 403), (None, ["*-preview"], 403)],
+)
+def test_a_fallback_of_the_providers_choice(allow: Any, deny: Any, status: int) -> None:
+    """It passes where all of the provider's models may be asked, and nowhere else."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        provider = Provider("anthropic", base_url=upstream.url, api_keys=["k"])
+        app = ModelAccess(UpstreamForwarder(upstream=provider), allow, deny=deny)
+        body = chat("claude-x", fallbacks="default")
+        assert call(app, "/v1/messages", body=body).status == status
+
+
+def test_the_requests_of_a_batch_are_judged() -> None:
+    """MOD: `paths` opens Claude's batches, and each model in one has to be allowed, its tools' too."""
+    app = ModelAccess(Inner(), ["m"], paths=["/v1/messages/batches"])
+
+    def asked(*params: Any) -> Any:
+        requests = [{"custom_id": "a", "params": {"model": "m", **one}} for one in params]
+        return call(app, "/v1/messages/batches", body=json.dumps({"requests": requests}).encode())
+
+    assert asked({}, {"max_tokens": 5}).status == 200
+    assert asked({}, {"model": "claude-opus"}).code == "model_not_allowed"
+    assert asked({}, {"tools": [ADVISOR]}).code == "model_not_allowed"
+    assert asked({"fallbacks": "default"}).code == "model_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "tool", [{"Model": "claude-opus"}, {"model": "m", "MODEL": "claude-opus"}, {"model": 7}]
+)
+def test_a_tools_model_that_readers_take_differently_is_refused(tool: Any) -> None:
+    """As the one of the whole request is."""
+    answer = call(ModelAccess(Inner(), ["m"]), "/v1/messages", body=chat("m", tools=[tool]))
+    assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+def test_tools_of_ones_own_pass() -> None:
+    """What is no model's place is none of its affair: a schema that has a model, an odd list."""
+    schema = {"type": "object", "properties": {"model": {"type": "string"}}}
+    tools = [{"name": "f", "input_schema": schema}, "odd", None]
+    for path in ("/v1/messages", "/v1/responses", CHAT):
+        for body in (chat("m", tools=tools, input="text"), chat("m", tools="odd", fallbacks=None)):
+            assert call(ModelAccess(Inner(), ["m"]), path, body=body).status == 200
+
+
 # --- bounds
 
 
@@ -321,6 +413,8 @@ CAPPED = [
     (CHAT, {"n": 4}, {"n": 4, "max_tokens": 25}),
     ("/v1/responses", {"max_output_tokens": 900}, {"max_output_tokens": 100}),
     ("/v1/messages", {"max_tokens": 900}, {"max_tokens": 100}),
+    ("/v1/messages", {"max_tokens": 50, "fallbacks": [{"model": "m"}, {"max_tokens": 900}]},
+     {"max_tokens": 50, "fallbacks": [{"model": "m"}, {"max_tokens": 100}]}),
     (GEMINI, {"generationConfig": {"maxOutputTokens": 900, "topK": 1}},
      {"generationConfig": {"maxOutputTokens": 100, "topK": 1}}),
     (GEMINI, {}, {"generationConfig": {"maxOutputTokens": 100}}),

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._paths import LONGEST, is_canonical, resolved
 from ..environ import GOOGLE_CLIENT, segments_in
 from . import anthropic, gemini, openai, plain
-from ._base import EVENT_ENDS, Batch, Dialect, Output, Takes, Tokens, merged_details
+from ._base import (
+    ANY_MODEL,
+    EVENT_ENDS,
+    Batch,
+    Dialect,
+    Output,
+    Takes,
+    Tokens,
+    merged_details,
+    standing,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = [
     "ANTHROPIC",
+    "ANY_MODEL",
     "DIALECTS",
     "EVENT_ENDS",
     "GEMINI",
@@ -35,6 +46,7 @@ __all__ = [
     "dialect_of",
     "merged_details",
     "spoken",
+    "standing",
 ]
 
 OPENAI = openai.OPENAI

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,6 +32,11 @@ class Batch(NamedTuple):
     lacking: tuple[Path, ...]
     together: int
 
+
+Place = tuple[str, ...]
+"""Where something stands in a body: names of members, `*` for each element of a list."""
+ANY_MODEL = "*"
+"""In the place of a model's name: one that the provider chooses."""
 
 _MOST_BATCHED = 100_000
 """Requests in a batch: https://docs.anthropic.com/en/docs/build-with-claude/batch-processing"""
@@ -104,6 +109,7 @@ class Takes(NamedTuple):
         named: the model that stands in the path itself; None for none.
         nothing: whether its POST makes no tokens.
         unpriced: whether its POST costs something else than tokens.
+        inner: where in its body further models stand, that the provider asks by itself.
     """
 
     json: bool
@@ -113,6 +119,7 @@ class Takes(NamedTuple):
     named: str | None
     nothing: bool
     unpriced: bool
+    inner: tuple[Place, ...]
 
 
 class Dialect:
@@ -129,6 +136,8 @@ class Dialect:
             up, counts or ends something.
         unpriced: paths (without the prefix) whose POST costs something else than the tokens of
             the model that it names.
+        inner: paths (without the prefix), and where in their JSON bodies models stand that the
+            provider asks by itself, beside the one that the request is for.
     """
 
     name: str
@@ -139,6 +148,7 @@ class Dialect:
     takes_form: re.Pattern[str] = re.compile(r"(?!)")
     makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
     unpriced: re.Pattern[str] = re.compile(r"(?!)")
+    inner: tuple[tuple[re.Pattern[str], tuple[Place, ...]], ...] = ()
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -210,7 +220,33 @@ def _takes(dialect: Dialect, path: str) -> Takes:
         None if named is None else named[1],
         dialect.makes_nothing.fullmatch(path) is not None,
         dialect.unpriced.fullmatch(path) is not None,
+        tuple(
+            place
+            for pattern, places in dialect.inner
+            if pattern.fullmatch(path)
+            for place in places
+        ),
     )
+
+
+def standing(document: Any, place: Place) -> Iterator[tuple[Path, Any]]:
+    """Yield what stands at a place, with its path; nothing where there is nothing."""
+    found: list[tuple[Path, Any]] = [((), document)]
+    for name in place:
+        if name == "*":
+            found = [
+                ((*path, number), one)
+                for path, value in found
+                if isinstance(value, list)
+                for number, one in enumerate(value)
+            ]
+        else:
+            found = [
+                ((*path, name), value[name])
+                for path, value in found
+                if isinstance(value, dict) and value.get(name) is not None
+            ]
+    yield from found
 
 
 def figure(document: Any, *names: str) -> int:

@@ -23,6 +23,7 @@ from ._base import (
     details_of,
     figure,
     merged_details,
+    standing,
 )
 
 SEGMENTS = frozenset({"complete", "messages"})
@@ -48,10 +49,23 @@ _TYPES = {
 }
 
 
+_INNER = (("tools", "*", "model"), ("fallbacks", "*", "model"), ("fallbacks",))
+
+
 class _Anthropic(Dialect):
     name = "anthropic"
     needs_json = re.compile(r"/(?:messages|messages/count_tokens|messages/batches|complete)/?")
     needs_model = re.compile(r"/(?:messages|messages/count_tokens|complete)/?")
+    # An advisor, and who answers what the model declines:
+    # https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool,
+    # https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+    inner = (
+        (re.compile(r"/messages(?:/count_tokens)?/?"), _INNER),
+        (
+            re.compile(r"/messages/batches/?"),
+            tuple(("requests", "*", "params", *place) for place in (("model",), *_INNER)),
+        ),
+    )
     makes_nothing = re.compile(
         r"/messages/count_tokens/?|/messages/batches/[^/]+/cancel/?|/(?:files|skills)(?:/.*)?"
     )
@@ -73,7 +87,11 @@ class _Anthropic(Dialect):
         if kind not in ("messages", "complete"):
             return None
         name = "max_tokens" if kind == "messages" else "max_tokens_to_sample"
-        return Output(1, (name,), caps(document, name))
+        named = caps(document, name)
+        for place, fallback in standing(document, ("fallbacks", "*")):
+            if isinstance(fallback, Mapping):
+                named |= caps(fallback, "max_tokens", within=place)
+        return Output(1, (name,), named)
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")

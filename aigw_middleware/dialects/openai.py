@@ -28,6 +28,9 @@ _LAST = ("response.completed", "response.incomplete", "response.failed")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
+_MODERATION = (("moderation", "model"),)
+
+
 class _OpenAI(Dialect):
     name = "openai"
     needs_json = re.compile(
@@ -49,6 +52,20 @@ class _OpenAI(Dialect):
         r"/(?:files|uploads|vector_stores|moderations)(?:/.*)?"
         r"|/(?:assistants|skills)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
         r"|/responses/input_tokens/?|/.*/cancel/?"
+    )
+    inner = (
+        (re.compile(r"/chat/completions/?"), _MODERATION),
+        (
+            re.compile(r"/responses/?"),
+            (
+                *_MODERATION,
+                *(
+                    (*before, "tools", "*", *place)
+                    for before in ((), ("input", "*"))
+                    for place in (("model",), ("svg", "model"))
+                ),
+            ),
+        ),
     )
     # The price of a model's tokens is not what they cost.
     unpriced = re.compile(r"/fine_tuning/.*")

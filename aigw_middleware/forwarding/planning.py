@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.capping import CAP_PATH
 from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
-from ..named_models import NO_MODEL, form_boundary, named_models, put_in_form
+from ..named_models import NO_MODEL, form_boundary, inner_models, named_models, put_in_form
 from ..providers import Provider
 from ..usage.prices import Prices
 from .health import health
@@ -162,6 +162,31 @@ class ModelPlace:
             put_member(environ, _INCLUDE_USAGE, False)
 
 
+class Inner(NamedTuple):
+    """Models that a provider is to ask by itself.
+
+    Attributes:
+        models: their names.
+        closed: the providers that serve no others than they list, by name.
+    """
+
+    models: tuple[str, ...]
+    closed: Mapping[str, Provider]
+
+    def denial_of(self, candidate: Candidate) -> Denial | None:
+        """Return the refusal of a candidate whose provider serves not all of them."""
+        provider = self.closed.get(candidate.provider or "")
+        if provider is None or all(map(provider.lists, self.models)):
+            return None
+        return _INNER_NOT_SERVED
+
+
+_INNER_NOT_SERVED = Denial(
+    "not_found", "No provider here serves all models that the request has it ask.", param="model"
+)
+_NOT_SERVED = Denial("not_found", "No provider here serves this path and model.", param="model")
+
+
 class Planner:
     """Makes plans.
 
@@ -223,10 +248,9 @@ class Planner:
         if chooser is not None and candidates and candidates[0].model is not None:
             candidates = _chosen(candidates, chooser, is_open=is_open)
         if not candidates:
-            return Denial(
-                "not_found", "No provider here serves this path and model.", param="model"
-            )
-        allowed, denial = _allowed(candidates, environ)
+            return _NOT_SERVED
+        inner = self._inner(environ, path)
+        allowed, denial = _allowed(candidates, environ, inner)
         if not allowed:
             return denial or Denial("model_not_allowed", "No provider may be asked for this.")
         place = self._edited(environ, path, models, allowed)
@@ -242,6 +266,14 @@ class Planner:
         if added:
             asked = with_query(asked, added)
         return Plan(method, allowed, asked, headers, body.blocks, body.size, place)
+
+    def _inner(self, environ: WSGIEnvironment, path: AIPath) -> Inner:
+        """Return the models that the provider is to ask by itself, where anybody restricts them."""
+        closed = [provider for provider in self._providers if not provider.serves_any]
+        if not closed and not environ.get(MODEL_RULES):
+            return Inner((), {})
+        models = inner_models(environ, path.dialect, path.rest, max_bytes=self._max_body_bytes)
+        return Inner(models, {provider.name: provider for provider in closed})
 
     def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:
         """Yield the candidates for one model that the client names; more where it is an alias."""
@@ -358,17 +390,17 @@ def _renamed(path: AIPath, model: str) -> AIPath:
 
 
 def _allowed(
-    candidates: Sequence[Candidate], environ: WSGIEnvironment
+    candidates: Sequence[Candidate], environ: WSGIEnvironment, inner: Inner
 ) -> tuple[list[Candidate], Denial | None]:
     """Return the candidates that every rule of an outer gate allows, and the last refusal."""
     rules = environ.get(MODEL_RULES, ())
-    if not rules:
+    if not rules and not inner.models:
         return list(candidates), None
     allowed, denial = [], None
     for candidate in candidates:
-        found = next(
-            (d for rule in rules if (d := rule(environ, candidate.provider, candidate.model))), None
-        )
+        models = (candidate.model, *inner.models)
+        judged = (rule(environ, candidate.provider, model) for model in models for rule in rules)
+        found = next((d for d in judged if d is not None), None) or inner.denial_of(candidate)
         if found is None:
             allowed.append(candidate)
         else:

@@ -14,7 +14,7 @@ from .._iterables import Begun, close_iterable
 from .._paths import is_canonical
 from .._responding import with_headers
 from ..denial import Denial, refuse
-from ..dialects import PLAIN, spoken
+from ..dialects import ANY_MODEL, PLAIN, spoken
 from ..environ import (
     CHOOSER,
     DECISIONS,
@@ -397,6 +397,8 @@ class _Served(NamedTuple):
         if model is None:
             return _NO_NAME if self.allowed is not None or self.denied else None
         pair = (name, model.lower())
+        if model == ANY_MODEL and self.denied:
+            return _NOT_SERVED  # it may be one of them
         if (
             pair in self.denied
             or pair[1] in self.gone

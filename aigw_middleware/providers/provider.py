@@ -29,7 +29,8 @@ class Provider:
         api_keys: its keys in order of preference. Without any, those of the forwarder's store
             are used, the newest first, then the one in the environment variable of the vendor's
             SDK (`OPENAI_API_KEY`, ...); a provider of your own is asked without a key.
-        models: the models that it serves; None for any.
+        models: the models that it serves, those too that a request has it ask by itself (an
+            advisor, a tool's); None for any.
         others: True serves models that it doesn't list as well, where no provider lists them.
         aliases: further names by which a model may name it (`alias/model`).
         weight: how often it is asked first where the forwarder's strategy is `weighted`.

@@ -151,6 +151,8 @@ def test_only_configured_models(providers: Any) -> None:
         assert call(app, CHAT, body=chat(name)).status == 200
     for name in ("gpt-5", "openai/gpt-5", "old", "mine/other"):
         assert call(app, CHAT, body=chat(name)).code == "model_not_allowed", name
+        painted = chat("gpt-4o", input="x", tools=[{"type": "image_generation", "model": name}])
+        assert call(app, "/v1/responses", body=painted).code == "model_not_allowed", name
     assert call(app, "/v1/files").code == "model_not_allowed"
 
 
