@@ -136,6 +136,37 @@ COMPACTED_USAGE = {
         {"type": "message", "input_tokens": 10, "output_tokens": 30},
     ],
 }  # fmt: skip
+# https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool
+ADVISED_USAGE = {
+    "input_tokens": 10, "output_tokens": 30,
+    "iterations": [
+        {"type": "message", "input_tokens": 10, "output_tokens": 30},
+        {"type": "advisor_message", "model": "claude-opus-4-7", "input_tokens": 100, "output_tokens": 7,
+         "cache_read_input_tokens": 3, "cache_creation_input_tokens": 2},
+    ],
+}  # fmt: skip
+# https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+FALLEN_BACK_USAGE = {
+    "input_tokens": 100, "output_tokens": 20,
+    "iterations": [
+        {"type": "message", "model": "claude-sonnet-4-5", "input_tokens": 100, "output_tokens": 5},
+        {"type": "fallback_message", "model": "claude-haiku-4-5", "input_tokens": 100, "output_tokens": 20,
+         "cache_read_input_tokens": 3},
+    ],
+    "server_tool_use": {"web_search_requests": 1},
+}  # fmt: skip
+# `tool_usage` of https://developers.openai.com/api/reference/resources/responses
+PAINTED = {
+    "usage": {"input_tokens": 20, "output_tokens": 30},
+    "tools": [{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-1.5"}],
+    "tool_usage": {
+        "image_gen": {"input_tokens": 50, "output_tokens": 1000, "cached_tokens": 4,
+                      "input_tokens_details": {"image_tokens": 40, "text_tokens": 10},
+                      "cached_tokens_details": {"cached_image_tokens": 4, "cached_text_tokens": 0},
+                      "output_tokens_details": {"image_tokens": 990, "text_tokens": 10}},
+        "web_search": {"num_requests": 2},
+    },
+}  # fmt: skip
 # https://ai.google.dev/api/interactions-api
 INTERACTION_USAGE = {
     "total_input_tokens": 18, "total_tool_use_tokens": 2, "total_output_tokens": 23,
@@ -154,6 +185,10 @@ WHOLE = [
     pytest.param("/v1/messages", {"usage": CLAUDE_USAGE}, (20, 30, 6, 4, 0), id="messages"),
     pytest.param("/v1/messages", {"usage": THINKING_USAGE}, (20, 30, 6, 4, 9), id="thinking"),
     pytest.param("/v1/messages", {"usage": COMPACTED_USAGE}, (115, 37, 3, 2, 0), id="compaction"),
+    pytest.param("/v1/messages", {"usage": ADVISED_USAGE}, (115, 37, 3, 2, 0), id="an advisor"),
+    pytest.param("/v1/messages", {"usage": FALLEN_BACK_USAGE}, (203, 25, 3, 0, 0), id="a fallback"),
+    pytest.param("/v1/messages", {"usage": {**CLAUDE_USAGE, "iterations": "odd"}}, (20, 30, 6, 4, 0), id="odd iterations"),
+    pytest.param("/v1/responses", PAINTED, (70, 1030, 4, 0, 0), id="a tool's pictures"),
     pytest.param("/v1beta/interactions", {"usage": INTERACTION_USAGE}, (20, 30, 5, 0, 7), id="interaction"),
     pytest.param(GEMINI, {"usageMetadata": GEMINI_USAGE}, (20, 30, 5, 0, 7), id="generateContent"),
     pytest.param(GEMINI, [{"a": 1}, {"usageMetadata": GEMINI_USAGE}], (20, 30, 5, 0, 7), id="an array"),
@@ -188,6 +223,22 @@ STREAMED = [
          {"type": "content_block_delta", "delta": {"text": "hi"}},
          {"type": "message_delta", "usage": {"output_tokens": 30}}, {"type": "message_stop"}],
         (20, 30, 6, 4, 0), id="messages",
+    ),
+    pytest.param(
+        "/v1/messages",
+        [{"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}},
+         {"type": "message_delta", "usage": {**ADVISED_USAGE, "input_tokens": None}}, {"type": "message_stop"}],
+        (115, 37, 3, 2, 0), id="an advisor",
+    ),
+    pytest.param(
+        "/v1/messages",
+        [{"type": "message_start", "message": {"usage": {"input_tokens": 100, "output_tokens": 1}}},
+         {"type": "message_delta", "usage": FALLEN_BACK_USAGE}, {"type": "message_stop"}],
+        (203, 25, 3, 0, 0), id="a fallback",
+    ),
+    pytest.param(
+        "/v1/responses", [{"type": "response.completed", "response": PAINTED}],
+        (70, 1030, 4, 0, 0), id="a tool's pictures",
     ),
     pytest.param(
         "/v1beta/models/g:streamGenerateContent",
@@ -690,6 +741,45 @@ def test_what_has_a_price_of_its_own_is_told_at_it(
         genai_prices.Usage(**plain, output_tokens=used["output_tokens"]), model_ref=model,
         provider_id=provider,
     ).total_price  # fmt: skip
+
+
+def cost(provider: str, model: str, **used: int) -> Decimal:
+    """What genai-prices says."""
+    price = genai_prices.calc_price(
+        genai_prices.Usage(**used), model_ref=model, provider_id=provider
+    )
+    total: Decimal = price.total_price
+    return total
+
+
+def test_what_another_model_used_is_told_at_its_own_price() -> None:
+    """An advisor, the model that answered in the end, the one that made the pictures."""
+    body = {"model": "claude-sonnet-4-5", "max_tokens": 9}
+    advised = ask(whole({"usage": ADVISED_USAGE}), "/v1/messages", body)
+    assert advised.environ["aigw.usage"].cost == cost(
+        "anthropic", "claude-sonnet-4-5", input_tokens=10, output_tokens=30
+    ) + cost(
+        "anthropic", "claude-opus-4-7",
+        input_tokens=105, output_tokens=7, cache_read_tokens=3, cache_write_tokens=2,
+    )  # fmt: skip
+    changed = ask(whole({"usage": FALLEN_BACK_USAGE}), "/v1/messages", body)
+    assert changed.environ["aigw.usage"].cost == cost(
+        "anthropic", "claude-sonnet-4-5", input_tokens=100, output_tokens=5, web_searches=1
+    ) + cost(
+        "anthropic", "claude-haiku-4-5", input_tokens=103, output_tokens=20, cache_read_tokens=3
+    )
+    painted = ask(whole(PAINTED), "/v1/responses", {"model": "gpt-5"})
+    assert painted.environ["aigw.usage"].cost == cost(
+        "openai", "gpt-5", input_tokens=20, output_tokens=30, web_searches=2
+    ) + cost(
+        "openai", "gpt-image-1.5",
+        input_tokens=50, output_tokens=1000, cache_read_tokens=4,
+        input_image_tokens=40, output_image_tokens=990, cache_image_read_tokens=4,
+    )  # fmt: skip
+    for unknown in ({"tools": []}, {"tools": [{"type": "image_generation", "model": "no-7"}]}):
+        answer = ask(whole({**PAINTED, **unknown}), "/v1/responses", {"model": "gpt-5"})
+        assert answer.environ["aigw.usage"].cost is None
+        assert answer.environ["aigw.usage"].output_tokens == 1030
 
 
 def test_details_that_are_told_in_parts_are_put_together() -> None:

@@ -73,6 +73,9 @@ class Tokens(NamedTuple):
         written: those of the input that were written to a cache.
         reasoning: those of the output that were spent on reasoning.
         details: those of kinds that may have a price of their own, and searches; see `Price.cost`.
+        others: what models beside the one that was asked have used, each by its name (None where
+            nobody tells it); the other figures leave that out.
+        is_all: whether nothing counts that was told before, earlier in a stream.
     """
 
     input: int
@@ -81,6 +84,19 @@ class Tokens(NamedTuple):
     written: int = 0
     reasoning: int = 0
     details: Details = ()
+    others: tuple[tuple[str | None, Tokens], ...] = ()
+    is_all: bool = False
+
+    def together(self) -> Tokens:
+        """Return what all models have used."""
+        parts = [self, *(tokens for _, tokens in self.others)]
+        return Tokens(
+            sum(part.input for part in parts),
+            sum(part.output for part in parts),
+            sum(part.cached for part in parts),
+            sum(part.written for part in parts),
+            sum(part.reasoning for part in parts),
+        )
 
 
 def details_of(**figures: int) -> Details:

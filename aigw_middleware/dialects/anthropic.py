@@ -99,24 +99,8 @@ class _Anthropic(Dialect):
             usage = document["message"].get("usage")  # message_start
         if not isinstance(usage, Mapping):
             return None
-        # The top-level figures hold all iterations but those that compacted the context:
-        # https://docs.anthropic.com/en/docs/build-with-claude/compaction
         iterations = usage.get("iterations")
-        compacted = [
-            _figures(one)
-            for one in (iterations if isinstance(iterations, list) else ())
-            if isinstance(one, Mapping) and one.get("type") == "compaction"
-        ]
-        found = _figures(usage)
-        for one in compacted:
-            found = found._replace(
-                input=found.input + one.input,
-                output=found.output + one.output,
-                cached=found.cached + one.cached,
-                written=found.written + one.written,
-                details=merged_details(operator.add, found.details, one.details),
-            )
-        return found
+        return _figures(usage) if not iterations else _of_iterations(usage, iterations)
 
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
         delta = document.get("delta")  # of message_delta, the last event but one
@@ -142,6 +126,42 @@ def _figures(usage: Mapping[str, Any]) -> Tokens:
             cache_write_1h_tokens=figure(usage, "cache_creation", "ephemeral_1h_input_tokens"),
             web_searches=figure(usage, "server_tool_use", "web_search_requests"),
         ),
+    )
+
+
+def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
+    """Return what a request used whose steps are told one by one.
+
+    The top-level figures hold all steps but those that compacted the context and those of an
+    advisor; of one that was declined and answered by another model each step tells its own model:
+    https://docs.anthropic.com/en/docs/build-with-claude/compaction,
+    https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool,
+    https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
+    """
+    steps = [one for one in standing(iterations, ("*",)) if isinstance(one[1], Mapping)]
+    kinds = [step.get("type") for _, step in steps]
+    changed = "fallback_message" in kinds
+    found = _figures(usage)
+    if changed:
+        searches = tuple(pair for pair in found.details if pair[0] == "web_searches")
+        found = Tokens(0, 0, reasoning=found.reasoning, details=searches, is_all=True)
+    others: list[tuple[str | None, Tokens]] = []
+    for kind, (_, step) in zip(kinds, steps, strict=True):
+        model = step.get("model")
+        if kind == "advisor_message" or (changed and kind != "compaction" and model is not None):
+            others.append((model if isinstance(model, str) else None, _figures(step)))
+        elif kind == "compaction" or changed:
+            found = _added(found, _figures(step))
+    return found._replace(others=tuple(others))
+
+
+def _added(one: Tokens, other: Tokens) -> Tokens:
+    return one._replace(
+        input=one.input + other.input,
+        output=one.output + other.output,
+        cached=one.cached + other.cached,
+        written=one.written + other.written,
+        details=merged_details(operator.add, one.details, other.details),
     )
 
 

@@ -9,7 +9,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._base import Dialect, Json, Output, Tokens, _event, caps, count_of, details_of, figure
+from ._base import (
+    Dialect,
+    Json,
+    Output,
+    Tokens,
+    _event,
+    caps,
+    count_of,
+    details_of,
+    figure,
+    standing,
+)
 
 SEGMENTS = frozenset(
     {
@@ -101,7 +112,8 @@ class _OpenAI(Dialect):
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")
         if usage is None and isinstance(document.get("response"), Mapping):
-            usage = document["response"].get("usage")  # response.completed and its like
+            document = document["response"]  # of response.completed and its like
+            usage = document.get("usage")
         if usage is None and isinstance(document.get("x_groq"), Mapping):
             usage = document["x_groq"].get("usage")
         if not isinstance(usage, Mapping):
@@ -131,7 +143,9 @@ class _OpenAI(Dialect):
                 input_image_tokens=figure(usage, f"{given}_details", "image_tokens"),
                 output_audio_tokens=figure(usage, f"{said}_details", "audio_tokens"),
                 output_image_tokens=figure(usage, f"{said}_details", "image_tokens"),
+                web_searches=figure(document, "tool_usage", "web_search", "num_requests"),
             ),
+            _of_tools(document),
         )
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
@@ -152,6 +166,33 @@ class _OpenAI(Dialect):
             fields = {key: error["error"][key] for key in ("message", "code", "param")}
             return _event("error", {"type": "error", **fields, **error})
         return _event(None, error)
+
+
+def _of_tools(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], ...]:
+    """Return what the model that makes pictures for another one has used; nothing for none.
+
+    https://developers.openai.com/api/docs/guides/tools-image-generation
+    """
+    told = document.get("tool_usage")
+    used = told.get("image_gen") if isinstance(told, Mapping) else None
+    if not isinstance(used, Mapping):
+        return ()
+    found = Tokens(
+        figure(used, "input_tokens"),
+        figure(used, "output_tokens"),
+        figure(used, "cached_tokens"),
+        details=details_of(
+            input_image_tokens=figure(used, "input_tokens_details", "image_tokens"),
+            output_image_tokens=figure(used, "output_tokens_details", "image_tokens"),
+            cache_image_read_tokens=figure(used, "cached_tokens_details", "cached_image_tokens"),
+        ),
+    )
+    if not (found.input or found.output):
+        return ()
+    tools = [tool for _, tool in standing(document, ("tools", "*")) if isinstance(tool, Mapping)]
+    models = {tool.get("model") for tool in tools if tool.get("type") == "image_generation"}
+    model = models.pop() if len(models) == 1 else None
+    return ((model if isinstance(model, str) else None, found),)
 
 
 def _cap_name(model: object) -> str:

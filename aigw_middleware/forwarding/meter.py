@@ -270,7 +270,7 @@ def _document(data: bytes) -> Any:
 
 def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
     """Return the larger of each figure: streams tell sums, some of them in parts."""
-    if known is None or more is None:
+    if known is None or more is None or more.is_all:
         return more or known
     return Tokens(
         max(known.input, more.input),
@@ -279,6 +279,8 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
         max(known.written, more.written),
         max(known.reasoning, more.reasoning),
         merged_details(max, known.details, more.details),
+        more.others or known.others,
+        known.is_all,
     )
 
 

@@ -97,25 +97,35 @@ class Metering:
         self._tell(tokens)
 
     def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
+        all_of_it = tokens.together() if tokens.others else tokens
         self._environ[USAGE] = Usage(
-            tokens.input,
-            tokens.output,
-            tokens.cached,
-            tokens.reasoning,
+            all_of_it.input,
+            all_of_it.output,
+            all_of_it.cached,
+            all_of_it.reasoning,
             self._cost(tokens),
-            tokens.written,
+            all_of_it.written,
             estimated,
         )
 
     def _cost(self, tokens: Tokens) -> Decimal | None:
         """Return what so many tokens cost, in USD; None where it cannot be told."""
-        price = self._prices.of(self._environ.get(PROVIDER), self._environ.get(MODEL))
+        nano = self._nano(self._environ.get(MODEL), tokens)
+        for model, used in tokens.others:
+            more = self._nano(model, used)
+            if nano is None or more is None:
+                return None
+            nano += more
+        return None if nano is None else Decimal(nano) / NANO
+
+    def _nano(self, model: str | None, tokens: Tokens) -> int | None:
+        """Return what tokens of one model cost, in nano-dollars; None where it has no price."""
+        price = self._prices.of(self._environ.get(PROVIDER), model)
         if price is None:
             return None
-        nano = price.cost(
+        return price.cost(
             tokens.input, tokens.output, tokens.cached, tokens.written, tokens.details
         )
-        return Decimal(nano) / NANO
 
 
 def metering_of(
