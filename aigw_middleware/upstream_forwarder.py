@@ -62,8 +62,10 @@ from .errors import (
 )
 from .forwarding.attempting import Answered, attempt, raise_if_ended, shown, upstream_denial
 from .forwarding.health import health
+from .forwarding.later import MADE, LaterMetering
 from .forwarding.metering import (
     Metering,
+    may_tell,
     metering_of,
     with_codings_read,
 )
@@ -312,7 +314,7 @@ class UpstreamForwarder:
             candidate = url_candidate(self._url, self._api_key, environ)
             body, length = _streamed_body(environ, self._max_body_bytes)
             headers = request_headers(environ, provider=False)
-            if self._meter and path is not None and method == "POST":
+            if self._meter and path is not None and may_tell(method, path):
                 headers = with_codings_read(headers)
             return Plan(method, [candidate], query(environ), headers, body, length)
         if path is None:
@@ -482,14 +484,16 @@ class UpstreamForwarder:
             on_end=on_end,
         )
 
-    def _metering(self, environ: WSGIEnvironment, answer: _Answer) -> Metering | None:
+    def _metering(
+        self, environ: WSGIEnvironment, answer: _Answer
+    ) -> Metering | LaterMetering | None:
         """Return what reads the answer's usage, None where it has none that could be read."""
         if not self._meter or answer.response.status >= 400:
             return None
         return metering_of(environ, answer.headers, self._prices, streams=answer.stream)
 
     def _ending(
-        self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | None
+        self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | LaterMetering | None
     ) -> Callable[[], None]:
         """Return what is done when the answer has ended: what it used is known, then booked."""
         asked = (environ.get(PROVIDER), environ.get(MODEL))
@@ -532,17 +536,20 @@ class UpstreamForwarder:
         path, id_ = full_path(environ), request_id(environ)
 
         def book() -> None:
+            made = environ.get(MADE)
+            usage = environ.get(USAGE)
             try:
                 store.usage.book(
                     request_id=id_,
                     key_id=None if key is None else key.id,
                     provider=provider,
-                    model=model,
+                    model=made.model if model is None and made is not None else model,
                     path=path,
                     status=status,
-                    usage=environ.get(USAGE),
+                    usage=made.usage if usage is None and made is not None else usage,
                     duration=time.monotonic() - started,
                     first_byte=first_byte,
+                    once=None if made is None else made.once,
                 )
             except OSError as error:
                 logger.error("usage of request %s cannot be kept: %s", id_, error)
@@ -655,7 +662,7 @@ def _ended(environ: WSGIEnvironment, error: GatewayError) -> Denial:
     return _REVOKED
 
 
-def _metered(data: bytes, metering: Metering | None) -> bytes:
+def _metered(data: bytes, metering: Metering | LaterMetering | None) -> bytes:
     """Return a whole answer for the client, once its meter has read it."""
     if metering is None:
         return data

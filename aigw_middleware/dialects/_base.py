@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 from .._paths import LONGEST
@@ -87,16 +88,45 @@ class Tokens(NamedTuple):
     others: tuple[tuple[str | None, Tokens], ...] = ()
     is_all: bool = False
 
+    def plus(self, more: Tokens) -> Tokens:
+        """Return the sum of both, but for what others have used."""
+        return self._replace(
+            input=self.input + more.input,
+            output=self.output + more.output,
+            cached=self.cached + more.cached,
+            written=self.written + more.written,
+            reasoning=self.reasoning + more.reasoning,
+            details=merged_details(operator.add, self.details, more.details),
+        )
+
     def together(self) -> Tokens:
         """Return what all models have used."""
-        parts = [self, *(tokens for _, tokens in self.others)]
-        return Tokens(
-            sum(part.input for part in parts),
-            sum(part.output for part in parts),
-            sum(part.cached for part in parts),
-            sum(part.written for part in parts),
-            sum(part.reasoning for part in parts),
-        )
+        return reduce(Tokens.plus, (tokens for _, tokens in self.others), self)
+
+
+class Later(NamedTuple):
+    """What an answer tells of something that was made before, and tells whoever asks again.
+
+    Attributes:
+        id: what was made, by the vendor's own id behind the path of its kind.
+        model: the model that made it; None where nobody tells it.
+        tokens: what it has used.
+        batched: whether it was made in a batch.
+    """
+
+    id: str
+    model: str | None
+    tokens: Tokens
+    batched: bool
+
+
+def later_of(id_: str, one: Json, tokens: Tokens | None, *, batched: bool) -> Later | None:
+    """Return what a document tells whose model stands in it; None for no tokens."""
+    if tokens is None:
+        return None
+    model = one.get("model")
+    name = model.rpartition("models/")[2] if isinstance(model, str) else None
+    return Later(id_, name, tokens, batched)
 
 
 def details_of(**figures: int) -> Details:
@@ -152,6 +182,8 @@ class Dialect:
             up, counts or ends something.
         unpriced: paths (without the prefix) whose POST costs something else than the tokens of
             the model that it names.
+        tells_later: paths (without the prefix) of which a GET tells what was made before: in a
+            batch, or in the background.
         inner: paths (without the prefix), and where in their JSON bodies models stand that the
             provider asks by itself, beside the one that the request is for.
     """
@@ -164,6 +196,7 @@ class Dialect:
     takes_form: re.Pattern[str] = re.compile(r"(?!)")
     makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
     unpriced: re.Pattern[str] = re.compile(r"(?!)")
+    tells_later: re.Pattern[str] = re.compile(r"(?!)")
     inner: tuple[tuple[re.Pattern[str], tuple[Place, ...]], ...] = ()
 
     def error(
@@ -207,6 +240,15 @@ class Dialect:
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         """Return what an answer, or an event of one, tells of tokens; None for nothing."""
         return None
+
+    def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
+        """Yield what a document tells of something that was made before, once that is over.
+
+        Args:
+            path: the path that was asked for, without the prefix.
+            document: the answer's, or a line's or an event's of it.
+        """
+        yield from ()
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         """Whether an event holds nothing but the usage, for who has asked for it."""

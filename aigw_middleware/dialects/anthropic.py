@@ -5,9 +5,8 @@ Sources: https://docs.anthropic.com/en/api/errors and /en/api/messages-streaming
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..splice import Path
@@ -15,6 +14,7 @@ from ._base import (
     Batch,
     Dialect,
     Json,
+    Later,
     Output,
     Tokens,
     _event,
@@ -22,7 +22,7 @@ from ._base import (
     caps,
     details_of,
     figure,
-    merged_details,
+    later_of,
     standing,
 )
 
@@ -102,6 +102,16 @@ class _Anthropic(Dialect):
         iterations = usage.get("iterations")
         return _figures(usage) if not iterations else _of_iterations(usage, iterations)
 
+    tells_later = re.compile(r"/messages/batches/([^/]+)/results/?")
+
+    def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
+        batch = self.tells_later.fullmatch(path)
+        for _, message in standing(document, ("result", "message")):
+            if batch is not None and isinstance(message, dict):
+                tokens = self.tokens(message)
+                found = later_of(f"messages/batches/{batch[1]}", message, tokens, batched=True)
+                yield from () if found is None else (found,)
+
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
         delta = document.get("delta")  # of message_delta, the last event but one
         return isinstance(delta, Mapping) and delta.get("stop_reason") is not None
@@ -151,18 +161,8 @@ def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
         if kind == "advisor_message" or (changed and kind != "compaction" and model is not None):
             others.append((model if isinstance(model, str) else None, _figures(step)))
         elif kind == "compaction" or changed:
-            found = _added(found, _figures(step))
+            found = found.plus(_figures(step))
     return found._replace(others=tuple(others))
-
-
-def _added(one: Tokens, other: Tokens) -> Tokens:
-    return one._replace(
-        input=one.input + other.input,
-        output=one.output + other.output,
-        cached=one.cached + other.cached,
-        written=one.written + other.written,
-        details=merged_details(operator.add, one.details, other.details),
-    )
 
 
 def _of_batch(requests: object) -> Output:

@@ -12,7 +12,21 @@ from typing import Any
 
 from ..errors import BodyInvalid
 from ..splice import Path
-from ._base import Batch, Dialect, Json, Output, Tokens, batched, caps, count_of, details_of, figure
+from ._base import (
+    Batch,
+    Dialect,
+    Json,
+    Later,
+    Output,
+    Tokens,
+    batched,
+    caps,
+    count_of,
+    details_of,
+    figure,
+    later_of,
+    standing,
+)
 from .openai import OPENAI
 
 _STATUSES = {
@@ -30,6 +44,8 @@ _STATUSES = {
 
 _GENERATES = re.compile(r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?").fullmatch
 _INTERACTIONS = re.compile(r"/interactions/?").fullmatch
+_GOES_ON = ("in_progress", "queued")
+_INLINED = ("inlinedResponses", "inlinedResponses")
 _BATCHES = re.compile(r"/(?:models|tunedModels)/([^/:]+):batchGenerateContent/?").fullmatch
 
 
@@ -103,6 +119,23 @@ class _Gemini(Dialect):
                 cache_audio_read_tokens=_of_kind(usage, "cacheTokensDetails", "AUDIO"),
             ),
         )
+
+    tells_later = re.compile(r"/(?:batches|interactions)/[^/:]+/?")
+
+    def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
+        one = document.get("interaction", document)
+        if not isinstance(one, dict):
+            return
+        id_, status = one.get("id"), one.get("status")
+        if isinstance(id_, str) and isinstance(status, str) and status not in _GOES_ON:
+            found = later_of(f"interactions/{id_}", one, _of_interaction(one), batched=False)
+            yield from () if found is None else (found,)
+        metadata, name = one.get("metadata"), one.get("name")
+        if isinstance(name, str) and isinstance(metadata, dict):
+            for _, answer in standing(one, ("response", *_INLINED, "*", "response")):
+                tokens = self.tokens(answer) if isinstance(answer, dict) else None
+                found = later_of(name, metadata, tokens, batched=True)
+                yield from () if found is None else (found,)
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return OPENAI.is_usage_alone(document)

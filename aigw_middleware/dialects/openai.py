@@ -6,12 +6,13 @@ Sources: https://platform.openai.com/docs/api-reference and its guide to error c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._base import (
     Dialect,
     Json,
+    Later,
     Output,
     Tokens,
     _event,
@@ -19,6 +20,7 @@ from ._base import (
     count_of,
     details_of,
     figure,
+    later_of,
     standing,
 )
 
@@ -36,6 +38,7 @@ SEGMENTS = frozenset(
 _REASONING = re.compile(r"o[0-9]|gpt-(?:[5-9]|[1-9][0-9])", re.IGNORECASE).match
 _RUNS = re.compile(r"threads/(?:[^/]+/)?runs").fullmatch
 _LAST = ("response.completed", "response.incomplete", "response.failed")
+_OVER = ("completed", "incomplete", "failed", "cancelled", "expired")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -147,6 +150,18 @@ class _OpenAI(Dialect):
             ),
             _of_tools(document),
         )
+
+    tells_later = re.compile(r"/(?:batches|responses)/[^/]+/?")
+
+    def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
+        one = document.get("response", document)  # that of an event which ends a stream
+        if not isinstance(one, dict) or one.get("status") not in _OVER:
+            return
+        batched = one.get("object") == "batch"
+        if isinstance(one.get("id"), str) and (batched or one.get("background") is True):
+            kind = "batches" if batched else "responses"
+            found = later_of(f"{kind}/{one['id']}", one, self.tokens(one), batched=batched)
+            yield from () if found is None else (found,)
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return document.get("choices") == [] and isinstance(document.get("usage"), Mapping)

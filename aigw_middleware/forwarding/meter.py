@@ -39,6 +39,9 @@ _END_BYTES = 3
 """Of an event's end at most so many bytes stand in one piece and the last in the next."""
 
 
+Seen = Callable[[dict[str, Any]], None]
+
+
 class Meter(Protocol):
     """Reads one answer."""
 
@@ -75,14 +78,16 @@ class WholeMeter:
     Args:
         dialect: whose it is.
         coding: its Content-Encoding.
+        seen: called with each document that was read.
     """
 
     is_over = False
     has_failed = False
 
-    def __init__(self, dialect: Dialect, coding: str) -> None:
+    def __init__(self, dialect: Dialect, coding: str, *, seen: Seen | None = None) -> None:
         self._dialect = dialect
-        self._decode = _decoder(coding)
+        self._seen = seen
+        self._decode = decoder(coding)
         self._data: bytearray | None = bytearray()
         self._tokens: Tokens | None = None
         self._read = False
@@ -119,7 +124,7 @@ class WholeMeter:
     def _look(self) -> None:
         if self._read or not self._data:
             return
-        document = _document(bytes(self._data))
+        document = document_of(bytes(self._data))
         if document is None:
             return  # not all of it has come
         self._read = True
@@ -127,6 +132,8 @@ class WholeMeter:
         for one in found:
             if isinstance(one, dict):
                 self._tokens = _merged(self._tokens, self._dialect.tokens(one))
+                if self._seen is not None:
+                    self._seen(one)
 
 
 class EventMeter:
@@ -137,6 +144,7 @@ class EventMeter:
         coding: its Content-Encoding; of one that is not known here nothing is read.
         hides_usage: whether the event that holds only the usage is left out.
         told: called when more is known of what was used, and with whether all text has come.
+        seen: called with each document that tells something.
     """
 
     def __init__(
@@ -146,9 +154,11 @@ class EventMeter:
         *,
         hides_usage: bool,
         told: Callable[[Tokens, bool], None],
+        seen: Seen | None = None,
     ) -> None:
         self._dialect = dialect
-        self._decode = None if coding in ("", "identity") else _decoder(coding)
+        self._seen = seen
+        self._decode = None if coding in ("", "identity") else decoder(coding)
         self._hides = hides_usage and self._decode is None
         self._told = told
         self._held: list[bytes] = []  # the pieces of an event that has not ended
@@ -228,7 +238,7 @@ class EventMeter:
     def _read(self, event: bytes) -> bool:
         """Read an event; whether it is left out."""
         self._count(event)
-        found = _document(_data_of(event)) if _MAY_TELL(event) else None
+        found = document_of(data_of(event)) if _MAY_TELL(event) else None
         document = found if isinstance(found, dict) else None
         self.is_over = self.is_over or self._dialect.is_last(event, document)
         tokens = None if document is None else self._dialect.tokens(document)
@@ -239,6 +249,8 @@ class EventMeter:
         if document is None or tokens is None:
             return False
         self.tokens = _merged(self.tokens, tokens)
+        if self._seen is not None:
+            self._seen(document)
         if self.tokens is not None:
             self._told(self.tokens, self.is_over or self._dialect.has_said_all(document))
         return self._hides and self._dialect.is_usage_alone(document)
@@ -256,12 +268,14 @@ class EventMeter:
         self._uncounted_bytes = 0
 
 
-def _data_of(event: bytes) -> bytes:
+def data_of(event: bytes) -> bytes:
+    """Return the data of an event."""
     lines = [line for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(line[5:].lstrip(b" ") for line in lines)
 
 
-def _document(data: bytes) -> Any:
+def document_of(data: bytes) -> Any:
+    """Return what stands in JSON; None where it is none."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):  # not JSON, not UTF-8, not all of it, or too deep
@@ -284,7 +298,7 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
     )
 
 
-def _decoder(coding: str) -> Callable[[bytes], bytes]:
+def decoder(coding: str) -> Callable[[bytes], bytes]:
     """Return what takes a coding off, piece by piece; nothing for one that is not known."""
     if coding in ("", "identity"):
         return bytes

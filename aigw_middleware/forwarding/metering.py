@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._headers import header, without
 from ..body import Body
@@ -14,6 +14,7 @@ from ..environ import BODY, MODEL, OVER, PROVIDER, USAGE
 from ..usage.figures import NANO, Usage
 from ..usage.prices import Prices
 from .codings import CODINGS, IDENTITY
+from .later import MADE, LaterMetering, cost_of, summed
 from .meter import BYTES_A_TOKEN, EventMeter, Meter, WholeMeter
 from .route import AIPath
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 ASKED = "aigw.asked_for_usage"
 """True where a stream was asked for its usage by us and not by the client."""
 
-_IN_BACKGROUND = ("responses", "interactions")
+_TOLD_AGAIN = ("responses", "interactions")
 
 TELLS_UNASKED = frozenset({"mistral"})
 """Providers that tell a stream's usage by themselves and refuse to be asked for it."""
@@ -39,6 +40,7 @@ class Metering:
         prices: by which its cost is told.
         streams: whether it is an event stream.
         goes_on: whether what makes it goes on when nobody reads it any more.
+        repeats: whether it may be told again to who asks for it by its id.
 
     Attributes:
         meter: reads the answer.
@@ -54,16 +56,19 @@ class Metering:
         *,
         streams: bool,
         goes_on: bool = False,
+        repeats: bool = False,
     ) -> None:
         self._environ = environ
+        self._dialect = dialect
         self._goes_on = goes_on
         self._prices = prices
         self._concluded = False
         self.cuts = streams and ASKED in environ
+        seen = self._seen if repeats else None
         self.meter: Meter = (
-            EventMeter(dialect, coding, hides_usage=self.cuts, told=self._told)
+            EventMeter(dialect, coding, hides_usage=self.cuts, told=self._told, seen=seen)
             if streams
-            else WholeMeter(dialect, coding)
+            else WholeMeter(dialect, coding, seen=seen)
         )
 
     def conclude(self) -> None:
@@ -96,6 +101,13 @@ class Metering:
             self._environ[OVER] = True
         self._tell(tokens)
 
+    def _seen(self, document: dict[str, Any]) -> None:
+        """Remember the id of what counts here, and not again when it is asked for."""
+        rest = spoken(self._environ).rest
+        found = summed(None, self._dialect.later(rest, document))
+        if found is not None:
+            self._environ[MADE] = found.made(self._environ.get(PROVIDER), self._prices)
+
     def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
         all_of_it = tokens.together() if tokens.others else tokens
         self._environ[USAGE] = Usage(
@@ -110,22 +122,16 @@ class Metering:
 
     def _cost(self, tokens: Tokens) -> Decimal | None:
         """Return what so many tokens cost, in USD; None where it cannot be told."""
-        nano = self._nano(self._environ.get(MODEL), tokens)
-        for model, used in tokens.others:
-            more = self._nano(model, used)
-            if nano is None or more is None:
-                return None
-            nano += more
+        parts = ((self._environ.get(MODEL), tokens), *tokens.others)
+        nano = cost_of(self._prices, self._environ.get(PROVIDER), parts)
         return None if nano is None else Decimal(nano) / NANO
 
-    def _nano(self, model: str | None, tokens: Tokens) -> int | None:
-        """Return what tokens of one model cost, in nano-dollars; None where it has no price."""
-        price = self._prices.of(self._environ.get(PROVIDER), model)
-        if price is None:
-            return None
-        return price.cost(
-            tokens.input, tokens.output, tokens.cached, tokens.written, tokens.details
-        )
+
+def may_tell(method: str, path: AIPath) -> bool:
+    """Whether the answer to a request may tell of usage."""
+    return method == "POST" or (
+        method == "GET" and path.dialect.tells_later.fullmatch(path.rest) is not None
+    )
 
 
 def metering_of(
@@ -134,17 +140,22 @@ def metering_of(
     prices: Prices,
     *,
     streams: bool,
-) -> Metering | None:
+) -> Metering | LaterMetering | None:
     """Return what meters an answer; None for one that tells no usage (a file, speech)."""
-    dialect = spoken(environ).dialect
+    dialect, _, rest = spoken(environ)
     kind = header(headers, "content-type").partition(";")[0].strip().lower()
-    if dialect is PLAIN or not (streams or kind == "application/json"):
-        return None
-    if environ.get("REQUEST_METHOD") != "POST":
-        return None
     coding = header(headers, "content-encoding").strip().lower()
-    goes_on = streams and _is_background(environ)
-    return Metering(environ, dialect, coding, prices, streams=streams, goes_on=goes_on)
+    if dialect is PLAIN:
+        return None
+    if environ.get("REQUEST_METHOD") == "GET" and dialect.tells_later.fullmatch(rest):
+        return LaterMetering(environ, dialect, coding, prices, kind=kind)
+    if environ.get("REQUEST_METHOD") != "POST" or not (streams or kind == "application/json"):
+        return None
+    repeats = rest.strip("/") in _TOLD_AGAIN
+    goes_on = streams and repeats and _is_background(environ)
+    return Metering(
+        environ, dialect, coding, prices, streams=streams, goes_on=goes_on, repeats=repeats
+    )
 
 
 def _is_background(environ: WSGIEnvironment) -> bool:
@@ -153,9 +164,7 @@ def _is_background(environ: WSGIEnvironment) -> bool:
     https://platform.openai.com/docs/guides/background; Google's interactions have the same.
     """
     body = environ.get(BODY)
-    if spoken(environ).rest.strip("/") not in _IN_BACKGROUND or not isinstance(body, Body):
-        return False
-    return body.json().get("background") is True
+    return isinstance(body, Body) and body.json().get("background") is True
 
 
 def streams_without_usage(environ: WSGIEnvironment, path: AIPath) -> bool:

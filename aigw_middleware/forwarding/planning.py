@@ -22,6 +22,7 @@ from .health import health
 from .metering import (
     ASKED,
     TELLS_UNASKED,
+    may_tell,
     streams_without_usage,
     with_codings_read,
     without_codings,
@@ -260,7 +261,7 @@ class Planner:
         headers = request_headers(environ, provider=True)
         if place is not None and place.asks:
             headers = without_codings(headers)
-        elif self._meter and method == "POST":
+        elif self._meter and may_tell(method, path):
             headers = with_codings_read(headers)
         asked, added = query(environ), environ.get(UPSTREAM_QUERY)
         if added:

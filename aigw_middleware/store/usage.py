@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from .._forks import in_child
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 MERGE_SECONDS = 5.0
 WAIT_SECONDS = 2.0
 _MOST_READ = 8 * 1024 * 1024
-_USED, _ROW = "k", "u"
+_USED, _ROW, _ONCE = "k", "u", "o"
 
 MIGRATIONS: Migrations = (
     (
@@ -54,9 +55,10 @@ MIGRATIONS: Migrations = (
         "CREATE TABLE last_used (key_id TEXT PRIMARY KEY, at {integer} NOT NULL) {table}",
         "CREATE TABLE journals (name TEXT PRIMARY KEY, read {integer} NOT NULL) {table}",
     ),
+    ("CREATE TABLE counted_once (id TEXT PRIMARY KEY, at {integer} NOT NULL) {table}",),
 )
 
-TABLES = ("usage", "last_used", "journals")
+TABLES = ("usage", "last_used", "journals", "counted_once")
 
 _DAY = 86_400 * 1_000_000
 _BY = {"key": "key_id", "model": "model", "provider": "provider", "day": f"at / {_DAY}"}
@@ -91,6 +93,7 @@ class UsageStore:
         usage: Any,
         duration: float,
         first_byte: float | None,
+        once: str | None = None,
     ) -> None:
         """Book one request; when this returns its row outlives the process.
 
@@ -104,12 +107,14 @@ class UsageStore:
             usage: a `Usage`, or any object like it; None where nothing is known.
             duration: seconds from the request's coming to its answer's end.
             first_byte: seconds until the provider's first byte; None where there was none.
+            once: the id of what has used it, where others may tell of the same: of all rows with
+                one id the first counts, and of the others nothing but that they were requests.
 
         Raises:
             OSError: the row cannot be kept.
         """
         row = [
-            _ROW,
+            _ROW if once is None else _ONCE,
             rows.now(),
             _kept(request_id),
             None if key_id is None else _kept(key_id),
@@ -121,6 +126,8 @@ class UsageStore:
             round(duration * 1_000_000),
             None if first_byte is None else round(first_byte * 1_000_000),
         ]
+        if once is not None:
+            row.append(_kept(once))
         self._append(row)
 
     def touch(self, key_id: str) -> None:
@@ -335,6 +342,8 @@ def _is_sound(row: list[Any]) -> bool:
         text = (str, type(None))
         number = (int, type(None))
         kinds = (str, int, str, text, text, text, str, *(int,) * 5, number, int, number)
+        if row[:1] == [_ONCE]:
+            kinds = (*kinds, str)
     sound = len(row) == len(kinds) and all(map(isinstance, row, kinds))
     if not sound:
         logger.error("a row of the journal is none of ours and was left out")
@@ -347,10 +356,16 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
         if row[0] == _USED:
             used[row[1]] = max(row[2], used.get(row[1], 0))
     booked = [row[1:] for row in found if row[0] == _ROW]
+    # Both in one order everywhere, so that two machines that merge never wait for each other.
+    for row in sorted((row for row in found if row[0] == _ONCE), key=itemgetter(-1)):
+        *figures, id_ = row[1:]
+        counts = connection.execute(
+            "INSERT INTO counted_once VALUES (?, ?) ON CONFLICT (id) DO NOTHING", (id_, figures[0])
+        ).rowcount
+        booked.append(figures if counts else _uncounted(figures))
     connection.executemany(
         "INSERT INTO last_used VALUES (?, ?) ON CONFLICT (key_id) DO UPDATE SET at = "
         "CASE WHEN excluded.at > last_used.at THEN excluded.at ELSE last_used.at END",
-        # In one order everywhere, so that two machines that merge never wait for each other.
         sorted(used.items()),
     )
     connection.executemany(
@@ -359,6 +374,11 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         booked,
     )
+
+
+def _uncounted(figures: list[Any]) -> list[Any]:
+    """Return a row of a request that told again what was counted before."""
+    return [*figures[:7], 0, 0, 0, 0, None, *figures[12:]]
 
 
 def _kept(text: str) -> str:
