@@ -14,6 +14,8 @@ is set. A gateway key is asked for on every path but `/healthz`.
 - `AIGW_SECRET`: what seals the keys of providers in the store.
 - `AIGW_COUNTERS`: where limits are counted; by default beside the store (`lmdb:`), for all workers
   of the machine, where the extra `lmdb` is installed, else in `memory:`.
+- `AIGW_MAX_BODY_BYTES`: the largest body of a request that is forwarded, 32 MiB by default; with a
+  policy its `ai-gateway` action says so (`max_body_bytes`).
 - `AIGW_ACCESS_LOG`: a file that gets a line of JSON for each request; `-` is standard output.
 - `PROMETHEUS_MULTIPROC_DIR`: an empty directory in which the processes count for `GET /metrics`
   (extra `metrics`).
@@ -35,6 +37,7 @@ from .environ import UNSERVED, full_path
 from .key_auth import KeyAuth
 from .limits.tokenizer import load as load_tokenizer
 from .management import ManagementAPI
+from .named_models import MAX_BODY_BYTES
 from .providers import CATALOGUE
 from .providers.configured import configured_providers
 from .stack import stack
@@ -71,6 +74,7 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     """
     secret = variables.get("AIGW_SECRET")
     policy = variables.get("AIGW_POLICY")
+    max_body_bytes = _max_body_bytes(variables.get("AIGW_MAX_BODY_BYTES"), policy)
     providers = configured_providers(variables)
     store = open_store(variables.get("AIGW_STORE") or DEFAULT_STORE, secret=secret)
     if not policy and not any(provider.given_keys for provider in providers):
@@ -89,7 +93,22 @@ def build(variables: Mapping[str, str]) -> WSGIApplication:
     if policy:
         return stack(_Healthy(_with_policy(policy, store, counters)), *layers)
     layers.append(partial(KeyAuth, keys=store.keys, exempt=[HEALTH], counters=counters))
-    return stack(UpstreamForwarder(own_paths, upstream=providers, store=store), *layers)
+    forwarder = UpstreamForwarder(
+        own_paths, upstream=providers, store=store, max_body_bytes=max_body_bytes
+    )
+    return stack(forwarder, *layers)
+
+
+def _max_body_bytes(text: str | None, policy: str | None) -> int:
+    if not text:
+        return MAX_BODY_BYTES
+    if policy:
+        raise ValueError(
+            "AIGW_MAX_BODY_BYTES: a policy says it itself, max_body_bytes of its ai-gateway action"
+        )
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"AIGW_MAX_BODY_BYTES: {text!r} is no number of bytes")
+    return int(text)
 
 
 def _with_policy(path: str, store: Store, counters: str) -> Reloading:

@@ -348,12 +348,29 @@ def test_the_application_asks_for_a_key_everywhere_but_healthz(store_url: str) -
         assert call(app, path, body=gemini, **auth).status == 200
 
 
+def test_the_largest_body_is_set(store_url: str) -> None:
+    """`AIGW_MAX_BODY_BYTES`: for uploads that are larger than 32 MiB, or to allow less."""
+    with serving(StandInProvider(api_keys=["sk-env"])) as url:
+        variables = {
+            "AIGW_STORE": store_url,
+            "OPENAI_API_KEY": "sk-env",
+            "OPENAI_BASE_URL": f"{url}/v1",
+        }
+        _, token = open_store(store_url).keys.create()
+        body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+        for most, status in ((str(len(body)), 200), (str(len(body) - 1), 413), ("", 200)):
+            app = build({**variables, "AIGW_MAX_BODY_BYTES": most})
+            assert call(app, CHAT, body=body, HTTP_X_API_KEY=token).status == status
+
+
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
         ({}, "no provider has a key"),
         ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "nonsense"}, "base_url"),
         ({"OPENAI_API_KEY": "k", "AIGW_STORE": "x"}, "store: "),
+        ({"OPENAI_API_KEY": "k", "AIGW_MAX_BODY_BYTES": "1 MB"}, "AIGW_MAX_BODY_BYTES: '1 MB'"),
+        ({"AIGW_POLICY": "p.yaml", "AIGW_MAX_BODY_BYTES": "9"}, "max_body_bytes of its ai-gateway"),
         ({"OPENAI_API_KEY": "k", "AIGW_STORE": "sqlite:////tmp/x.db", "AIGW_COUNTERS": "x"}, "counters: "),
     ],
 )  # fmt: skip

@@ -98,6 +98,14 @@ def _address(context: click.Context, option: click.Parameter, value: str | None)
     "[env: AIGW_ACCESS_LOG]",
 )
 @click.option(
+    "--max-body-bytes",
+    envvar="AIGW_MAX_BODY_BYTES",
+    type=click.IntRange(1),
+    default=None,
+    help="The largest body of a request; 32 MiB by default. A POLICY says it itself. "
+    "[env: AIGW_MAX_BODY_BYTES]",
+)
+@click.option(
     "--admin-bind",
     callback=_address,
     default=None,
@@ -113,6 +121,7 @@ def serve(
     store: str,
     counters: str | None,
     access_log: str | None,
+    max_body_bytes: int | None,
     admin_bind: str | None,
 ) -> None:
     """Run the gateway for every provider that has a key, or as POLICY describes it.
@@ -145,6 +154,8 @@ def serve(
     settings = {**os.environ, "AIGW_STORE": store, "AIGW_COUNTERS": counters}
     if access_log:
         settings["AIGW_ACCESS_LOG"] = access_log
+    if max_body_bytes:
+        settings["AIGW_MAX_BODY_BYTES"] = str(max_body_bytes)
     if policy:
         settings["AIGW_POLICY"] = policy
     gateway: Callable[[], None]

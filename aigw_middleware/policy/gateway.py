@@ -33,6 +33,7 @@ from ..key_auth import KeyAuth
 from ..keys import StaticKeys
 from ..model_access import ModelAccess
 from ..model_rules import MODEL_RULES
+from ..named_models import MAX_BODY_BYTES
 from ..providers import CATALOGUE, Provider
 from ..providers.catalogue import NAMES
 from ..providers.configured import configured_base, configured_providers
@@ -245,6 +246,7 @@ FIELDS = Fields(
         "on_error": Field(Text("halt", "continue"), doc="halt"),
         "per_request_timeout": Field(Duration(0.001, 3600), doc="30s, to the first byte"),
         "total_timeout": Field(Duration(0.001, 86400), doc="5m, of all attempts; streams 15m"),
+        "max_body_bytes": Field(Integer(1, 2**40), doc="ours; 32 MiB, of a request; 413 above"),
         "authentication": Field(
             Text("none", "key"), doc="ours; none: the document's own rules guard it"
         ),
@@ -302,6 +304,7 @@ def _gateway(config: Config, building: Building) -> Layer:
             attempt_timeout=per_request,
             total_timeout=total,
             stream_timeout=config.get("total_timeout", _STREAM),
+            max_body_bytes=config.get("max_body_bytes", MAX_BODY_BYTES),
         )
         if bounds:
             inner = ModelAccess(inner, **bounds)

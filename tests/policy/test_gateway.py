@@ -196,6 +196,14 @@ def test_bounds_on_tokens(providers: Any) -> None:
     assert json.loads(providers[0].requests[0].body)["max_tokens"] == 50
 
 
+def test_the_largest_body(providers: Any) -> None:
+    """413 for a larger one; ours."""
+    body = chat("gpt-4o")
+    for most, status in ((len(body), 200), (len(body) - 1, 413)):
+        app = policy(gateway(entry("openai", providers[0]), max_body_bytes=most))
+        assert call(app, CHAT, body=body).status == status
+
+
 def test_models_that_a_client_lists(providers: Any) -> None:
     """`models` is asked through in order, and keys of one provider one after the other."""
     with raw_provider(answering(ERROR, keep=True)) as broken:
