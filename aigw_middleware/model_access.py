@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _TOO_LONG = "The prompt is longer than the {} tokens that are allowed."
 _TOO_MANY = "The request asks for more answers than the {} tokens that are allowed are enough for."
+_TOO_MUCH_THOUGHT = "The tokens to think with leave nothing of the {} tokens that are allowed."
 _TOO_MUCH = "The request asks for more than the {} tokens that are allowed."
 
 
@@ -68,7 +69,8 @@ class ModelAccess(Gate):
         max_output_tokens: the most that a request may ask for, all of its answers together: put
             in where the client names no cap, and in the place of a larger one; of a batch, for
             each of its requests.
-        lower_output: False refuses a larger cap, 400 `invalid_request`, and lowers none.
+        lower_output: False refuses a larger cap, 400 `invalid_request`, and lowers none. One is never
+            lowered below what Claude is to think with (`thinking.budget_tokens`): that is refused.
         enforce: False reports in `aigw.decisions`, and refuses and changes nothing.
 
     Raises:
@@ -158,6 +160,9 @@ class ModelAccess(Gate):
         if too_high and not self._lowers:
             message = _TOO_MUCH.format(self._max_output)
             return Denial("invalid_request", message, param=str(too_high[0][-1]))
+        if too_high and output.thought >= self._max_output:
+            message = _TOO_MUCH_THOUGHT.format(self._max_output)
+            return Denial("invalid_request", message, param="thinking")
         return None
 
     def _lower(self, environ: WSGIEnvironment, most: int) -> None:

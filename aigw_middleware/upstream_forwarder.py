@@ -58,6 +58,7 @@ from .errors import (
     GatewayError,
     KeyRevoked,
     StoreUnavailable,
+    UpstreamBroken,
     UpstreamError,
 )
 from .forwarding.attempting import Answered, attempt, raise_if_ended, shown, upstream_denial
@@ -460,11 +461,11 @@ class UpstreamForwarder:
                 # Nothing is left to wait for: no layer has to look after it any more.
                 whole = _metered(answer.first, metering)
                 response.close()
-                on_end()
+                on_end(None)
             start_response(status_line(response.status, answer.reason), headers)
         except BaseException:
             response.close()
-            on_end()
+            on_end(None)
             raise
         if whole is not None:
             return Block([whole] if whole else [])
@@ -494,7 +495,7 @@ class UpstreamForwarder:
 
     def _ending(
         self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | LaterMetering | None
-    ) -> Callable[[], None]:
+    ) -> Callable[[GatewayError | None], None]:
         """Return what is done when the answer has ended: what it used is known, then booked."""
         asked = (environ.get(PROVIDER), environ.get(MODEL))
         first_byte = answer.first_byte - answer.started
@@ -502,12 +503,16 @@ class UpstreamForwarder:
 
         is_over = False
 
-        def end() -> None:
+        def end(ended_by: GatewayError | None) -> None:
             nonlocal is_over
             if is_over:
                 return
             is_over = True
             health.end(answer.candidate)
+            if isinstance(ended_by, UpstreamBroken):
+                health.broke_off(answer.candidate)
+            elif answer.response.done:
+                health.came_whole(answer.candidate)
             if answer.response.done or (metering is not None and metering.meter.is_over):
                 environ[OVER] = True
             try:

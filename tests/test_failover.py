@@ -459,6 +459,52 @@ def test_what_a_provider_says_of_retrying(headers: Any, seconds: float | None) -
     assert retry_after(headers, 10.0) == seconds
 
 
+HALF = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nabc"
+
+
+def test_who_breaks_off_three_times_in_a_row_rests() -> None:
+    """An answer that begins well and breaks is a fault too, though nobody else could be asked."""
+    with (
+        raw_provider(answering(HALF)) as broken,
+        raw_provider(answering(OK, keep=True)) as sound,
+    ):
+        app = UpstreamForwarder(upstream=pair(broken, sound))
+        for _ in range(3):
+            with pytest.raises(UpstreamBroken):
+                call(app, CHAT, body=BODY)
+        assert call(app, CHAT, body=BODY).status == 200
+    assert (len(broken.requests), len(sound.requests)) == (3, 1)
+
+
+def test_who_broke_off_is_well_again_when_an_answer_comes_whole() -> None:
+    """One that begins well clears nothing, and neither does one that ends while it rests."""
+    now = [100.0]
+    seen, one = Health(lambda: now[0]), candidate()
+
+    def answers(*, whole: bool) -> None:
+        seen.begin(one)
+        seen.succeeded(one, seen.now())
+        seen.end(one)
+        (seen.came_whole if whole else seen.broke_off)(one)
+
+    for _ in range(3):
+        assert seen.is_ready(one)
+        answers(whole=False)
+    assert not seen.is_ready(one)
+    seen.came_whole(one)  # of a request that had begun before
+    assert not seen.is_ready(one)
+    now[0] += 1.0
+    assert seen.is_ready(one)
+    answers(whole=False)
+    now[0] += 1.9
+    assert not seen.is_ready(one)  # twice as long
+    now[0] += 0.2
+    answers(whole=True)
+    answers(whole=False)
+    answers(whole=False)
+    assert seen.is_ready(one)
+
+
 def test_nothing_is_left_in_flight() -> None:
     """Whatever becomes of a request, it no longer counts as one that a place answers."""
     handlers: list[Callable[..., Any]] = [

@@ -499,6 +499,19 @@ def test_a_larger_cap_is_refused_on_demand() -> None:
     assert call(limited, CHAT, body=chat()).status == 200
 
 
+@pytest.mark.parametrize(
+    ("most", "thought", "status"), [(2000, 1999, 200), (2000, 2000, 400), (9000, 8000, 200)]
+)
+def test_a_cap_is_not_lowered_below_what_is_thought_with(
+    most: int, thought: int, status: int
+) -> None:
+    """Claude would refuse that with words about a cap that the client did not send."""
+    thinking = {"type": "enabled", "budget_tokens": thought}
+    body = chat("claude-x", max_tokens=8500, thinking=thinking)
+    answer = call(ModelAccess(Inner(), max_output_tokens=most), "/v1/messages", body=body)
+    assert answer.status == status
+
+
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     """413, estimated by the body's bytes."""
     app = ModelAccess(Inner(), max_input_tokens=100)

@@ -51,12 +51,14 @@ class Output(NamedTuple):
         path: where in the body a cap would be written; empty where none can be, and in a batch.
         caps: the most tokens of one answer, as the client names them, by where they stand.
         batch: what the requests of a batch ask for together; None for a single one.
+        thought: of one answer, the tokens that are to be thought with; a cap has to be larger.
     """
 
     answers: int
     path: tuple[str, ...]
     caps: Mapping[Path, int]
     batch: Batch | None = None
+    thought: int = 0
 
     @property
     def cap(self) -> int | None:

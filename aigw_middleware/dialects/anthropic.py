@@ -91,7 +91,8 @@ class _Anthropic(Dialect):
         for place, fallback in standing(document, ("fallbacks", "*")):
             if isinstance(fallback, Mapping):
                 named |= caps(fallback, "max_tokens", within=place)
-        return Output(1, (name,), named)
+        # https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking
+        return Output(1, (name,), named, thought=figure(document, "thinking", "budget_tokens"))
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")

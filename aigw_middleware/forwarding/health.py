@@ -2,7 +2,8 @@
 
 A circuit breaker that only orders: what rests is asked after what doesn't, never left out, so that
 it can turn no request away that a provider would have served. When its rest is over one request
-at a time tries it first (half-open); the first success clears it.
+at a time tries it first (half-open); the first success clears it, of one whose answers broke off
+the first that has come whole.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def failure_of(status: int) -> Failure | None:
 @dataclass(slots=True)
 class _State:
     failures: int = 0
+    breaks: int = 0
     rests: int = 0
     until: float = 0.0
     probed_until: float = 0.0
@@ -135,8 +137,28 @@ class Health:
         with self._lock:
             for name in _names(candidate):
                 state = self._states.get(name)
-                if state is not None and (state.failed_at <= begun or state.until <= self._clock()):
+                if state is None or (state.failed_at > begun and state.until > self._clock()):
+                    continue
+                if state.breaks:  # its answers begin well: only a whole one clears it
+                    state.failures, state.probed_until = 0, 0.0
+                else:
                     del self._states[name]
+
+    def came_whole(self, candidate: Candidate) -> None:
+        """Note that an answer of it has come to its end."""
+        if not self._states:
+            return
+        with self._lock:
+            state = self._states.get(_place(candidate))
+            if state is not None and state.breaks and state.until <= self._clock():
+                del self._states[_place(candidate)]
+
+    def broke_off(self, candidate: Candidate) -> None:
+        """Note that its answer broke off after it had begun: a fault like others in a row."""
+        with self._lock:
+            state = self._states.setdefault(_place(candidate), _State())
+            state.breaks += 1
+            self._let_rest(state, Failure.FAULT.value, state.breaks, None)
 
     def failed(
         self, candidate: Candidate, failure: Failure, retry_after: float | None = None
@@ -153,13 +175,18 @@ class Health:
         with self._lock:
             state = self._states.setdefault(key if rest.of_key else place, _State())
             state.failures += 1
-            state.failed_at = self._clock()
-            state.probed_until = 0.0
-            if retry_after is None and state.failures < rest.after:
-                return
-            seconds = min(rest.most, rest.first * 2**state.rests)
-            state.rests = min(state.rests + 1, 16)
-            state.until = self._clock() + (seconds if retry_after is None else retry_after)
+            self._let_rest(state, rest, state.failures, retry_after)
+
+    def _let_rest(
+        self, state: _State, rest: _Rest, in_a_row: int, retry_after: float | None
+    ) -> None:
+        state.failed_at = self._clock()
+        state.probed_until = 0.0
+        if retry_after is None and in_a_row < rest.after:
+            return
+        seconds = min(rest.most, rest.first * 2**state.rests)
+        state.rests = min(state.rests + 1, 16)
+        state.until = self._clock() + (seconds if retry_after is None else retry_after)
 
 
 health = Health()

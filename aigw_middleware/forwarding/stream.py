@@ -34,7 +34,8 @@ class ForwardedBody:
             provider's connection is closed, also while the provider is silent.
         alive: tells whether the client's key is still good; None where nobody can revoke it.
         meter: reads what was used off the bytes as they pass; None for nobody.
-        on_end: called once, before the last bytes are handed on, or in `close` at the latest.
+        on_end: called once, before the last bytes are handed on, or in `close` at the latest, with
+            what has ended it; None where nothing did.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ForwardedBody:
         client: socket.socket | None = None,
         alive: Callable[[], bool] | None = None,
         meter: Meter | None = None,
-        on_end: Callable[[], None] | None = None,
+        on_end: Callable[[GatewayError | None], None] | None = None,
     ) -> None:
         self._response = response
         self._first = first
@@ -154,7 +155,7 @@ class ForwardedBody:
     def _end(self) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            on_end()
+            on_end(self._error)
 
     def close(self) -> None:
         """Let go of the provider's connection; the server calls it whatever happened."""
