@@ -69,8 +69,8 @@ class ModelAccess(Gate):
         max_output_tokens: the most that a request may ask for, all of its answers together: put
             in where the client names no cap, and in the place of a larger one; of a batch, for
             each of its requests.
-        lower_output: False refuses a larger cap, 400 `invalid_request`, and lowers none. One is never
-            lowered below what Claude is to think with (`thinking.budget_tokens`): that is refused.
+        lower_output: False refuses a larger cap, 400 `invalid_request`, and lowers none. None is
+            lowered to what Claude is to think with (`thinking.budget_tokens`): that is refused.
         enforce: False reports in `aigw.decisions`, and refuses and changes nothing.
 
     Raises:
