@@ -51,8 +51,8 @@ class ModelAccess(Gate):
     knows whose a model is, `deny=["openai/gpt-4o"]` refuses that name of anybody's. A key's own
     `models` are judged by `KeyAuth` in the same way: both must allow. So is each model that the
     provider is to ask by itself: Claude's advisor and fallbacks (where `fallbacks` is `"default"`,
-    all of the provider's models must be allowed), those of the tools and the moderation of OpenAI,
-    and those of the requests in a batch. Where rules are set, an AI
+    all of the provider's models must be allowed), those of OpenAI's tools, and those of
+    the requests in a batch. Where rules are set, an AI
     path that names no model (`/v1/files`) is refused unless `paths` lists it, and so is a body that
     cannot be judged (400 `invalid_request`): one that names the model twice, is no JSON, or has a
     `Content-Encoding`.

@@ -446,7 +446,7 @@ def test_a_body_whose_end_fails_lets_go_of_its_connection() -> None:
         def close(self) -> None:
             closed.append("response")
 
-    def fails() -> None:
+    def fails(_: object) -> None:
         raise OSError("no space")
 
     body = ForwardedBody(
@@ -780,6 +780,81 @@ def test_what_another_model_used_is_told_at_its_own_price() -> None:
         answer = ask(whole({**PAINTED, **unknown}), "/v1/responses", {"model": "gpt-5"})
         assert answer.environ["aigw.usage"].cost is None
         assert answer.environ["aigw.usage"].output_tokens == 1030
+
+
+TIERED = [
+    pytest.param("/v1/messages", {"usage": {**CLAUDE_USAGE, "speed": "fast"}}, None, id="Claude, fast"),
+    pytest.param("/v1/messages", {"usage": {**CLAUDE_USAGE, "speed": "standard", "service_tier": "priority"}}, 1, id="Claude"),
+    pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "priority"}, None, id="chat, priority"),
+    pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "flex"}, 2, id="chat, flex"),
+    pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "default"}, 1, id="chat"),
+    pytest.param("/v1/responses", {"usage": RESPONSES_USAGE, "service_tier": "priority"}, None, id="responses, priority"),
+    pytest.param("/v1beta/models/gemini-2.5-flash:generateContent",
+        {"usageMetadata": {**GEMINI_USAGE, "serviceTier": "FLEX"}}, 2, id="Gemini, flex"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "document", "share"), TIERED)
+def test_a_service_tier_is_billed_as_it_says(path: str, document: Any, share: int | None) -> None:
+    """Half for what may wait, unknown for what is to be fast; the model's own price is neither."""
+    model = "claude-sonnet-4-5" if "messages" in path else "gpt-4o"
+    if path.startswith("/v1beta"):
+        model = "gemini-2.5-flash"
+    plain = {"usage": document["usage"]} if "usage" in document else dict(document)
+    plain = json.loads(json.dumps(plain).replace('"fast"', "null").replace('"FLEX"', "null"))
+    usage = ask(whole(document), path, {"model": model}).environ["aigw.usage"]
+    full = ask(whole(plain), path, {"model": model}).environ["aigw.usage"]
+    assert full.cost
+    assert usage.cost == (None if share is None else full.cost / share)
+    assert figures(usage) == figures(full)
+
+
+def test_a_stream_tells_its_tier_in_every_chunk() -> None:
+    """Not only in the one with the usage."""
+    chunks = [
+        {"choices": [{"delta": {"content": "hi"}}], "service_tier": "priority"},
+        {"choices": [], "usage": CHAT_USAGE, "service_tier": "priority"},
+    ]
+    answer = ask(streamed(*chunks, b"[DONE]"), CHAT, {**MODEL, "stream": True})
+    assert answer.environ["aigw.usage"].cost is None
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/messages", {"speed": "fast"}),
+        ("/v1/messages", {"fallbacks": [{"model": "claude-haiku-4-5", "speed": "fast"}]}),
+        ("/v1/messages", {"tools": [{"type": "advisor_20260301", "model": "no-such-model-7"}]}),
+        (CHAT, {"service_tier": "priority"}),
+        ("/v1/responses", {"service_tier": "fast"}),
+        ("/v1beta/models/gemini-2.5-flash:generateContent", {"serviceTier": "PRIORITY"}),
+        ("/v1beta/interactions", {"service_tier": "priority"}),
+    ],
+)
+def test_money_is_not_spent_at_a_price_that_is_not_known(path: str, fields: Any) -> None:
+    """A limit of money would count what is billed at several times as much."""
+    model = {"/v1/messages": "claude-sonnet-4-5", "/v1beta/interactions": "gemini-2.5-flash"}
+    app = RateLimiter(Inner(), "100 usd/day", by="global")
+    plain = {"model": model.get(path, "gpt-4o"), "max_tokens": 9}
+    if path.startswith("/v1beta"):
+        del plain["max_tokens"]
+    assert call(app, path, body=json.dumps(plain).encode()).status == 200
+    dear = call(app, path, body=json.dumps({**plain, **fields}).encode())
+    assert dear.code == "price_unknown"
+
+
+def test_a_batch_is_reserved_at_the_price_of_its_dearest_model() -> None:
+    """Its requests name models of their own; one of no known price refuses it."""
+    app = RateLimiter(Inner(), "1 usd/day", by="global")
+
+    def asked(*models: str) -> Any:
+        requests = [{"params": {"model": model, "max_tokens": 10_000}} for model in models]
+        return call(app, "/v1/messages/batches", body=json.dumps({"requests": requests}).encode())
+
+    assert asked("claude-haiku-4-5", "no-such-model-7").code == "price_unknown"
+    assert asked("claude-opus-4-7", "claude-haiku-4-5").status == 200  # 0.25 USD for each of both
+    assert asked("claude-haiku-4-5", "claude-haiku-4-5").status == 200
+    assert asked("claude-opus-4-7", "claude-haiku-4-5").code == "budget_exceeded"
 
 
 def test_details_that_are_told_in_parts_are_put_together() -> None:

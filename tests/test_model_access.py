@@ -300,12 +300,10 @@ INNER = [
     ("/v1/responses", {"tools": [PAINTER]}),
     ("/v1/responses", {"tools": [AUTHOR]}),
     ("/v1/responses", {"input": [{"type": "tool_search_output", "tools": [PAINTER]}]}),
-    ("/v1/responses", {"moderation": {"model": "omni"}}),
-    (CHAT, {"moderation": {"model": "omni"}}),
 ]
 RESTRICTED: list[tuple[Any, Any]] = [
     (lambda app: ModelAccess(app, ["m"]), None),
-    (lambda app: ModelAccess(app, ["*"], deny=["*opus*", "*/gpt-image", "omni"]), None),
+    (lambda app: ModelAccess(app, ["*"], deny=["*opus*", "*/gpt-image"]), None),
     (lambda app: KeyAuth(app, Keys("m")), None),
     (lambda app: app, ["m"]),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
@@ -66,6 +67,27 @@ class Output(NamedTuple):
         return max(self.caps.values(), default=None)
 
 
+class Tier(Enum):
+    """What is billed, of the price that a model has."""
+
+    WHOLE = 1
+    HALF = 2
+    """Of a batch, and of what may wait."""
+    UNKNOWN = 3
+    """More than that, for speed, by how much is another price of each model's."""
+
+
+def tier_of(name: object) -> Tier:
+    """Return what a service tier is billed at, by its name.
+
+    https://developers.openai.com/api/docs/pricing, https://ai.google.dev/gemini-api/docs/pricing
+    """
+    text = name.lower() if isinstance(name, str) else ""
+    if text in ("priority", "fast"):
+        return Tier.UNKNOWN
+    return Tier.HALF if text == "flex" else Tier.WHOLE
+
+
 class Tokens(NamedTuple):
     """What an answer says that it has used.
 
@@ -79,6 +101,7 @@ class Tokens(NamedTuple):
         others: what models beside the one that was asked have used, each by its name (None where
             nobody tells it); the other figures leave that out.
         is_all: whether nothing counts that was told before, earlier in a stream.
+        tier: at which part of the model's price they are billed.
     """
 
     input: int
@@ -89,6 +112,7 @@ class Tokens(NamedTuple):
     details: Details = ()
     others: tuple[tuple[str | None, Tokens], ...] = ()
     is_all: bool = False
+    tier: Tier = Tier.WHOLE
 
     def plus(self, more: Tokens) -> Tokens:
         """Return the sum of both, but for what others have used."""
@@ -113,22 +137,29 @@ class Later(NamedTuple):
         id: what was made, by the vendor's own id behind the path of its kind.
         model: the model that made it; None where nobody tells it.
         tokens: what it has used.
-        batched: whether it was made in a batch.
     """
 
     id: str
     model: str | None
     tokens: Tokens
-    batched: bool
 
 
 def later_of(id_: str, one: Json, tokens: Tokens | None, *, batched: bool) -> Later | None:
-    """Return what a document tells whose model stands in it; None for no tokens."""
+    """Return what a document tells whose model stands in it; None for no tokens.
+
+    OpenAI, Anthropic and Google all take half the price of what is made in a batch:
+    https://platform.openai.com/docs/guides/batch,
+    https://docs.anthropic.com/en/docs/build-with-claude/batch-processing,
+    https://ai.google.dev/gemini-api/docs/batch-api
+    """
     if tokens is None:
         return None
     model = one.get("model")
     name = model.rpartition("models/")[2] if isinstance(model, str) else None
-    return Later(id_, name, tokens, batched)
+    if batched:
+        others = tuple((other, used._replace(tier=Tier.HALF)) for other, used in tokens.others)
+        tokens = tokens._replace(tier=Tier.HALF, others=others)
+    return Later(id_, name, tokens)
 
 
 def details_of(**figures: int) -> Details:
@@ -238,6 +269,10 @@ class Dialect:
             BodyInvalid: a cap or a number of answers is no positive whole number.
         """
         return None
+
+    def tier(self, document: Mapping[str, Any]) -> Tier:
+        """Return what a request asks to be billed at, by its body."""
+        return tier_of(document.get("service_tier"))
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         """Return what an answer, or an event of one, tells of tokens; None for nothing."""

@@ -16,6 +16,7 @@ from ._base import (
     Json,
     Later,
     Output,
+    Tier,
     Tokens,
     _event,
     batched,
@@ -94,6 +95,13 @@ class _Anthropic(Dialect):
         # https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking
         return Output(1, (name,), named, thought=figure(document, "thinking", "budget_tokens"))
 
+    def tier(self, document: Mapping[str, Any]) -> Tier:
+        # https://platform.claude.com/docs/en/build-with-claude/fast-mode; its service tiers are
+        # about capacity that is paid for before.
+        speeds = [document.get("speed")]
+        speeds += [speed for _, speed in standing(document, ("fallbacks", "*", "speed"))]
+        return Tier.UNKNOWN if "fast" in speeds else Tier.WHOLE
+
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")
         if usage is None and isinstance(document.get("message"), Mapping):
@@ -137,6 +145,7 @@ def _figures(usage: Mapping[str, Any]) -> Tokens:
             cache_write_1h_tokens=figure(usage, "cache_creation", "ephemeral_1h_input_tokens"),
             web_searches=figure(usage, "server_tool_use", "web_search_requests"),
         ),
+        tier=Tier.UNKNOWN if usage.get("speed") == "fast" else Tier.WHOLE,
     )
 
 
@@ -155,7 +164,9 @@ def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
     found = _figures(usage)
     if changed:
         searches = tuple(pair for pair in found.details if pair[0] == "web_searches")
-        found = Tokens(0, 0, reasoning=found.reasoning, details=searches, is_all=True)
+        found = Tokens(
+            0, 0, reasoning=found.reasoning, details=searches, is_all=True, tier=found.tier
+        )
     others: list[tuple[str | None, Tokens]] = []
     for kind, (_, step) in zip(kinds, steps, strict=True):
         model = step.get("model")

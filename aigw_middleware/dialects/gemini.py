@@ -18,6 +18,7 @@ from ._base import (
     Json,
     Later,
     Output,
+    Tier,
     Tokens,
     batched,
     caps,
@@ -26,6 +27,7 @@ from ._base import (
     figure,
     later_of,
     standing,
+    tier_of,
 )
 from .openai import OPENAI
 
@@ -107,6 +109,9 @@ class _Gemini(Dialect):
     def cap_name(self, path: str, model: str) -> tuple[str, ...] | None:
         return OPENAI.cap_name(path.removeprefix("/openai"), model)
 
+    def tier(self, document: Mapping[str, Any]) -> Tier:
+        return tier_of(document.get("serviceTier") or document.get("service_tier"))
+
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usageMetadata")
         if not isinstance(usage, Mapping):
@@ -118,6 +123,7 @@ class _Gemini(Dialect):
                 output_image_tokens=_of_kind(usage, "candidatesTokensDetails", "IMAGE"),
                 cache_audio_read_tokens=_of_kind(usage, "cacheTokensDetails", "AUDIO"),
             ),
+            tier=tier_of(usage.get("serviceTier")),
         )
 
     tells_later = re.compile(r"/(?:batches|interactions)/[^/:]+/?")

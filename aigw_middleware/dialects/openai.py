@@ -22,6 +22,7 @@ from ._base import (
     figure,
     later_of,
     standing,
+    tier_of,
 )
 
 SEGMENTS = frozenset(
@@ -40,9 +41,6 @@ _RUNS = re.compile(r"threads/(?:[^/]+/)?runs").fullmatch
 _LAST = ("response.completed", "response.incomplete", "response.failed")
 _OVER = ("completed", "incomplete", "failed", "cancelled", "expired")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-
-_MODERATION = (("moderation", "model"),)
 
 
 class _OpenAI(Dialect):
@@ -68,16 +66,12 @@ class _OpenAI(Dialect):
         r"|/responses/input_tokens/?|/.*/cancel/?"
     )
     inner = (
-        (re.compile(r"/chat/completions/?"), _MODERATION),
         (
             re.compile(r"/responses/?"),
-            (
-                *_MODERATION,
-                *(
-                    (*before, "tools", "*", *place)
-                    for before in ((), ("input", "*"))
-                    for place in (("model",), ("svg", "model"))
-                ),
+            tuple(
+                (*before, "tools", "*", *place)
+                for before in ((), ("input", "*"))
+                for place in (("model",), ("svg", "model"))
             ),
         ),
     )
@@ -149,6 +143,7 @@ class _OpenAI(Dialect):
                 web_searches=figure(document, "tool_usage", "web_search", "num_requests"),
             ),
             _of_tools(document),
+            tier=tier_of(document.get("service_tier")),
         )
 
     tells_later = re.compile(r"/(?:batches|responses)/[^/]+/?")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..dialects import Dialect, Later, Tokens, spoken
+from ..dialects import Dialect, Later, Tier, Tokens, spoken
 from ..environ import PROVIDER
 from ..usage.figures import NANO, Usage
 from .meter import MOST, data_of, decoder, document_of
@@ -130,7 +130,6 @@ class _Sum:
 
     def __init__(self, first: Later) -> None:
         self._id = first.id
-        self._batched = first.batched
         self._parts: dict[str | None, Tokens] = {}
 
     def add(self, later: Later) -> None:
@@ -144,12 +143,6 @@ class _Sum:
         """Return it as it is booked."""
         parts = tuple(self._parts.items())
         cost = cost_of(prices, provider, parts)
-        if cost is not None and self._batched:
-            # OpenAI, Anthropic and Google all take half the price of what is made in a batch:
-            # https://platform.openai.com/docs/guides/batch,
-            # https://docs.anthropic.com/en/docs/build-with-claude/batch-processing,
-            # https://ai.google.dev/gemini-api/docs/batch-api
-            cost = -(-cost // 2)
         used = Tokens(0, 0, others=parts).together()
         usage = Usage(
             used.input,
@@ -177,7 +170,8 @@ def cost_of(
     total = 0
     for model, used in parts:
         price = prices.of(provider, model)
-        if price is None:
+        if price is None or used.tier is Tier.UNKNOWN:
             return None
-        total += price.cost(used.input, used.output, used.cached, used.written, used.details)
+        cost = price.cost(used.input, used.output, used.cached, used.written, used.details)
+        total += -(-cost // 2) if used.tier is Tier.HALF else cost
     return total

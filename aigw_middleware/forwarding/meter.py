@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..dialects import Dialect, Tokens, merged_details
+from ..dialects import Dialect, Tier, Tokens, merged_details
 from .codings import CODINGS, decompressor
 
 MOST = 32 * 1024 * 1024
@@ -295,6 +295,7 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
         merged_details(max, known.details, more.details),
         more.others or known.others,
         known.is_all,
+        known.tier if more.tier is Tier.WHOLE else more.tier,
     )
 
 

@@ -16,7 +16,7 @@ from .._responding import Headers, with_headers
 from ..body import put_members
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, Judge, body_denial, judge_of, store_denial
-from ..dialects import PLAIN, client_dialect, spoken
+from ..dialects import ANY_MODEL, PLAIN, client_dialect, spoken
 from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
@@ -281,9 +281,20 @@ class NamedLimits:
     def _price_of(
         self, want: Wanted | None, provider: str | None, model: str | None
     ) -> Price | None:
+        """Return the price of what is asked, None where one that counts is not known.
+
+        Of a batch, whose requests name models of their own, that of the dearest.
+        """
         if not self._late or (want is not None and not want.priced):
             return None
-        return self._prices.of(provider, model)
+        inner = () if want is None else tuple(one for one in want.inner if one != ANY_MODEL)
+        if not inner:
+            return self._prices.of(provider, model)
+        asked = inner if model is None else (model, *inner)
+        prices = [price for one in asked if (price := self._prices.of(provider, one)) is not None]
+        if len(prices) < len(asked):
+            return None
+        return prices[0] if model is not None else max(prices, key=lambda p: (p.output, p.input))
 
     def _report(
         self, environ: WSGIEnvironment, chosen: Sequence[_Named], decision: Decision

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..body import Body, whole
-from ..dialects import OPENAI, PLAIN, Batch, Dialect, Output, spoken
+from ..dialects import OPENAI, PLAIN, Batch, Dialect, Output, Tier, spoken
 from ..environ import BODY
 from ..errors import BodyInvalid
-from ..named_models import MAX_BODY_BYTES, form_boundary, named_models
+from ..named_models import MAX_BODY_BYTES, form_boundary, inner_models, named_models
 from ..splice import Path
 from . import tokenizer
 
@@ -61,6 +61,7 @@ class Wanted(NamedTuple):
             are then those of the others.
         lacking: where a cap would be written of each of those others.
         priced: whether the price of the model's tokens tells what it costs.
+        inner: the models that the provider is to ask by itself.
     """
 
     model: str | None
@@ -73,6 +74,7 @@ class Wanted(NamedTuple):
     named_output: int = 0
     lacking: tuple[Path, ...] = ()
     priced: bool = True
+    inner: tuple[str, ...] = ()
 
     @property
     def is_nothing(self) -> bool:
@@ -105,17 +107,29 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     refers, inline = _content_of(document, body.read())
     counted = None if inline else _counted(dialect, model, body)
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
+    priced = not dialect.takes(rest).unpriced and dialect.tier(document) is not Tier.UNKNOWN
+    inner = inner_models(environ, dialect, rest)
     output = _output_of(dialect, rest, body, document)
     if output is None:
         least = body.size // BYTES_A_TOKEN
-        return Wanted(model, bound, least, 0, priced=not dialect.takes(rest).unpriced)
+        return Wanted(model, bound, least, 0, priced=priced, inner=inner)
     least = 0 if refers or inline else min(bound, body.size // BYTES_A_TOKEN)
     if output.batch is not None:
-        return _of_batch(model, bound, least, output.batch)
+        return _of_batch(model, bound, least, output.batch)._replace(priced=priced, inner=inner)
     capped: int | None = environ.get(CAPPED)
     most = None if output.cap is None or capped is not None else output.cap * output.answers
     default = DEFAULT_OUTPUT if capped is None else capped
-    return Wanted(model, bound, least, most, output.answers, output.path, default)
+    return Wanted(
+        model,
+        bound,
+        least,
+        most,
+        output.answers,
+        output.path,
+        default,
+        priced=priced,
+        inner=inner,
+    )
 
 
 def _of_batch(model: str | None, bound: int, least: int, batch: Batch) -> Wanted:
