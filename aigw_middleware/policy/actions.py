@@ -562,6 +562,9 @@ def _log(config: Config, building: Building) -> OnAnswer:
     return run
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
 class _Vars(Kind):
     """A list of one-entry mappings; each may use what those before it have set."""
 
@@ -573,7 +576,7 @@ class _Vars(Kind):
         found = []
         for entry in node.value:
             ((name, inner),) = entry.members.items()
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+            if not _VARIABLE.fullmatch(name):
                 found.append(reading.wrong(entry, f'"{name}" is no name of a variable', name))
                 continue
             found.append((name, Anything().read(inner, reading)))
@@ -581,8 +584,13 @@ class _Vars(Kind):
         return BAD if any(one is BAD or one[1] is BAD for one in found) else found
 
     def schema(self) -> dict[str, Any]:
-        entry = {"type": "object", "minProperties": 1, "maxProperties": 1}
-        return {"type": "array", "items": entry, "minItems": 1}
+        entry = {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$"},
+        }
+        return {"type": "array", "items": entry}
 
 
 def _set_vars(config: Config, building: Building) -> OnAnswer:

@@ -404,7 +404,7 @@ class Fields(Kind):
     def schema(self) -> Json:
         required = [name for name, field in self.fields.items() if field.required]
         return {
-            "type": "object",
+            "type": "object" if required else ["object", "null"],
             "properties": {
                 name: {**field.kind.schema(), **({"description": field.doc} if field.doc else {})}
                 for name, field in self.fields.items()

@@ -437,6 +437,19 @@ def test_the_schema_accepts_what_the_checker_accepts() -> None:
         assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == []
     for name in ("an unknown action", "a misspelt list", "no capacity", "no actions"):
         assert list(validator.iter_errors(yaml.safe_load(MISTAKES[name][0])))
+    for one, is_valid in (
+        ({"type": "deny", "config": None}, True),
+        ({"type": "redirect", "config": None}, False),
+        ({"type": "set-vars", "config": {"vars": []}}, True),
+        ({"type": "set-vars", "config": {"vars": [{"a-b": 1}]}}, False),
+    ):
+        document = {"on_http_request": [one]}
+        assert validator.is_valid(document) is is_valid
+        if is_valid:
+            TrafficPolicy.parse(json.dumps(document))
+            continue
+        with pytest.raises(ValueError, match="rule 1"):
+            TrafficPolicy.parse(json.dumps(document))
 
 
 @pytest.fixture
