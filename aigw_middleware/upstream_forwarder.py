@@ -29,7 +29,7 @@ from .body import (
     whole,
 )
 from .denial import Denial, body_denial, refuse, status_line, store_denial
-from .dialects import client_dialect
+from .dialects import client_dialect, spoken
 from .environ import (
     BODY,
     BYPASSED,
@@ -69,9 +69,11 @@ from .forwarding.metering import (
     may_tell,
     metering_of,
     with_codings_read,
+    without_codings,
 )
 from .forwarding.models_list import ModelsList
 from .forwarding.naming import read_aliases
+from .forwarding.own_address import tells_address, with_own_address
 from .forwarding.planning import Plan, Planner
 from .forwarding.redaction import redact_body, redact_headers
 from .forwarding.request_headers import request_headers
@@ -130,7 +132,8 @@ class UpstreamForwarder:
     netrc read. Answers stream back as they arrive; `Date` and `Server` are left to the WSGI
     server. An answer that breaks off raises, after an error event in an event stream; when the
     client goes, the connection upstream is closed. Where an answer is metered it is asked for in
-    no content coding but gzip and deflate, which can be read.
+    no content coding but gzip and deflate, which can be read. Where Anthropic tells a batch's
+    `results_url` it is the gateway's: the SDKs would fetch that from the provider, with our key.
 
     Refusals: 400 `invalid_request`, 404 `not_found`, 405 `method_not_allowed`, 408
     `request_timeout`, 411 `length_required`, 413 `request_too_large`, 502
@@ -315,7 +318,9 @@ class UpstreamForwarder:
             candidate = url_candidate(self._url, self._api_key, environ)
             body, length = _streamed_body(environ, self._max_body_bytes)
             headers = request_headers(environ, provider=False)
-            if self._meter and path is not None and may_tell(method, path):
+            if path is not None and tells_address(path.dialect, path.rest):
+                headers = without_codings(headers)
+            elif self._meter and path is not None and may_tell(method, path):
                 headers = with_codings_read(headers)
             return Plan(method, [candidate], query(environ), headers, body, length)
         if path is None:
@@ -373,12 +378,14 @@ class UpstreamForwarder:
         deadline = started + total
         secrets = _secrets(candidate, environ)
         cleans = response.status >= 400 and bool(secrets)
+        dialect, _, rest = spoken(environ)
+        tells = response.status == 200 and tells_address(dialect, rest)
         try:
             if first is None:
                 # Its head is there; the attempts after it may have used all of the time up.
                 deadline = max(deadline, time.monotonic() + _LEAST_READ)
-            if first is None or cleans:
-                read = partial(self._more_of, response, first, deadline, whole=cleans)
+            if first is None or cleans or tells:
+                read = partial(self._more_of, response, first, deadline, whole=cleans or tells)
                 first = awaited(waiting, response.shutdown, read)
             if not first or cleans:  # perhaps a read that we have ended ourselves
                 raise_if_ended(environ, waiting, was_sent=response.status < 400)
@@ -396,6 +403,9 @@ class UpstreamForwarder:
             response.close()
             raise
         headers = redact_headers(response.headers, secrets)
+        if tells and first and response.done and not header(headers, "content-encoding"):
+            first = with_own_address(environ, first)
+            headers = _replaced_length(headers, len(first), decoded=False)
         reason = _shown_reason(response.reason, secrets)
         return _Answer(
             response, candidate, reason, headers, first, deadline, stream, started, time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -220,6 +221,47 @@ def test_google_file_upload() -> None:
     begun, sent = seen
     assert begun[:2] == ("/upload/v1beta/files?", PROVIDER_KEY)
     assert sent == ("/upload/v1beta/files?upload_id=1", None, b"hello")
+
+
+def test_the_results_of_claudes_batch() -> None:
+    """The SDK asks where the batch says: at the gateway, not at the provider with our key."""
+    batch = {
+        "id": "msgbatch_1", "type": "message_batch", "processing_status": "ended",
+        "created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-02T00:00:00Z",
+        "request_counts": {"canceled": 0, "errored": 0, "expired": 0, "processing": 0, "succeeded": 1},
+        "results_url": "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results",
+    }  # fmt: skip
+    message = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5",
+        "content": [{"type": "text", "text": ANSWER}], "stop_reason": "end_turn",
+        "usage": {"input_tokens": 3, "output_tokens": 4},
+    }  # fmt: skip
+    line = {"custom_id": "a", "result": {"type": "succeeded", "message": message}}
+    told = {
+        "/v1/messages/batches/msgbatch_1": batch,
+        "/v1/messages/batches": {"data": [batch], "has_more": False},
+        "/v1/messages/batches/msgbatch_1/results": line,
+    }
+
+    def provider(environ: Any, start_response: Any) -> list[bytes]:
+        assert environ["HTTP_X_API_KEY"] == PROVIDER_KEY
+        kind = "jsonl" if environ["PATH_INFO"].endswith("results") else "json"
+        start_response("200 OK", [("Content-Type", f"application/{kind}")])
+        return [json.dumps(told[environ["PATH_INFO"]]).encode()]
+
+    with serving(provider) as upstream:
+        app = stack(
+            UpstreamForwarder(
+                upstream=Provider("anthropic", base_url=f"{upstream}/v1", api_keys=[PROVIDER_KEY])
+            ),
+            partial(KeyAuth, keys=StaticKeys({"ci": GATEWAY_KEY})),
+        )
+        with serving(app) as url, anthropic_client(url) as client:
+            (result,) = client.messages.batches.results("msgbatch_1")
+            (listed,) = client.messages.batches.list()
+    assert result.result.type == "succeeded"
+    assert result.result.message.content[0].text == ANSWER  # type: ignore[union-attr]
+    assert listed.results_url == f"{url}/v1/messages/batches/msgbatch_1/results"
 
 
 def test_googles_paths_go_to_google_whatever_their_version() -> None:

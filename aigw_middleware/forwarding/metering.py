@@ -201,5 +201,5 @@ def _codings_read(accepted: str) -> str:
 
 
 def without_codings(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return a request's headers, asking for a stream as it is: an event is to be taken out."""
+    """Return a request's headers, asking for an answer as it is: something in it is changed."""
     return [*without(headers, "accept-encoding"), IDENTITY]

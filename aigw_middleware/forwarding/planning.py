@@ -28,6 +28,7 @@ from .metering import (
     without_codings,
 )
 from .naming import Aliases, Named, resolve
+from .own_address import tells_address
 from .request_headers import request_headers
 from .route import AIPath, Candidate, is_safe_path, provider_candidates
 from .strategies import Wish, arranged
@@ -259,7 +260,7 @@ class Planner:
         if allowed[0].model is not None:
             environ[MODEL] = allowed[0].model
         headers = request_headers(environ, provider=True)
-        if place is not None and place.asks:
+        if (place is not None and place.asks) or tells_address(path.dialect, path.rest):
             headers = without_codings(headers)
         elif self._meter and may_tell(method, path):
             headers = with_codings_read(headers)
