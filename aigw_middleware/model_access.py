@@ -160,7 +160,8 @@ class ModelAccess(Gate):
         if too_high and not self._lowers:
             message = _TOO_MUCH.format(self._max_output)
             return Denial("invalid_request", message, param=str(too_high[0][-1]))
-        if too_high and output.thought >= self._max_output:
+        # Tools in between may be thought about for longer than the cap of an answer.
+        if too_high and (output.cap or 0) > output.thought >= self._max_output:
             message = _TOO_MUCH_THOUGHT.format(self._max_output)
             return Denial("invalid_request", message, param="thinking")
         return None
@@ -185,7 +186,8 @@ def _together(output: Output) -> int:
 def _too_high(output: Output, most: int) -> list[Path]:
     """Return where the client's caps are too high, if a request's answers get `most` together."""
     each = most // _together(output)
-    return [path for path, value in output.caps.items() if value > each]
+    named = (*output.caps.items(), *output.further.items())
+    return [path for path, value in named if value > each]
 
 
 def _tell_model(environ: WSGIEnvironment, rules: ModelRules) -> None:

@@ -18,7 +18,7 @@ from .dialects import ANY_MODEL, PLAIN, spoken
 from .errors import BodyError, BodyInvalid
 from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
-from .named_models import NO_MODEL, inner_models, named_models, needs_model
+from .named_models import NO_MODEL, bare_name, inner_models, named_models, needs_model
 from .providers.catalogue import readings
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class ModelRules:
     ) -> None:
         self._allow = None if allow is None else _compile(option, allow)
         denied = several("deny", deny)
+        self._denied = [str(pattern).lower() for pattern in denied]
         self._deny = _compile("deny", denied)
         # Where nobody knows whose a model is, one that somebody's is denied under this name is.
         names = [pattern.partition("/")[2] for pattern in denied]
@@ -74,8 +75,8 @@ class ModelRules:
         return self._denies(provider, _names(provider, model))
 
     def _denies(self, provider: str | None, names: set[str]) -> bool:
-        if ANY_MODEL in names and self._deny:
-            return True  # it may be one of them
+        if ANY_MODEL in names:
+            return any(_may_be_of(provider, pattern) for pattern in self._denied)
         return _matches(self._deny, names) or (
             provider is None and _matches(self._deny_names, names)
         )
@@ -85,6 +86,12 @@ class ModelRules:
         if model is None:
             return Denial("model_not_allowed", "This path names no model and is not allowed.")
         return None if self.allows(provider, model) else NOT_ALLOWED
+
+
+def _may_be_of(provider: str | None, pattern: str) -> bool:
+    """Whether a pattern may match some model of a provider."""
+    owner, slash, _ = pattern.partition("/")
+    return not slash or provider is None or "*" in owner or owner == provider.lower()
 
 
 def _compile(option: str, patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
@@ -100,8 +107,10 @@ def _pattern(option: str, pattern: object) -> re.Pattern[str]:
 
 def _names(provider: str | None, model: str) -> set[str]:
     names = {model.lower()}
+    if model.startswith("models/"):
+        names.add(bare_name(model).lower())  # the same one, where it is Google's
     if provider:
-        names.add(f"{provider}/{model}".lower())
+        names |= {f"{provider.lower()}/{name}" for name in names}
     return names
 
 
@@ -145,7 +154,9 @@ def judge_models(
     except BodyError as error:
         return body_denial(error)
     # Which of them will be asked for nobody here can tell: each has to be allowed.
-    found = (_judge_named(rules, environ, optional, one) for one in (*(models or [None]), *inner))
+    found = [_judge_named(rules, environ, optional, one) for one in models or [None]]
+    owner = readings(models[0])[0][0] if models else None
+    found += [_judge_inner(rules, environ, optional, owner, one) for one in inner]
     return next((denial for denial in found if denial is not None), None)
 
 
@@ -160,6 +171,15 @@ def _judge_named(
         return _judge_one(rules, environ, optional, *meanings[0]) or NOT_ALLOWED
     denials = [_judge_one(rules, environ, optional, *meaning) for meaning in meanings]
     return None if None in denials else denials[0]
+
+
+def _judge_inner(
+    rules: ModelRules, environ: WSGIEnvironment, optional: bool, owner: str | None, name: str
+) -> Denial | None:
+    """Judge a model that the provider of another one is to ask: most likely one of its own."""
+    if owner is None:
+        return _judge_named(rules, environ, optional, name)
+    return _judge_one(rules, environ, optional, owner, name)
 
 
 def _judge_final(

@@ -7,11 +7,12 @@ OpenRouter and ngrok have it) and are asked for when the first cannot be had.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
-from .dialects import ANY_MODEL, PLAIN, Dialect, spoken, standing
+from .dialects import ANY_MODEL, PLAIN, Dialect, spoken, values_at
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def named_models(
             document = _judged(environ, max_bytes).json()
             if not _UNUSUAL.isdisjoint(document):
                 # Some readers take `Model` for `model`.
-                raise BodyInvalid("The request's body spells the model's name in an unusual way.")
+                raise BodyInvalid(_ODDLY_SPELT)
             if first is None:
-                first = document.get("model")
+                first = _id_of(document.get("model"))
             if takes.models and "models" in document:
                 further = _further(document["models"])
     if further:
@@ -103,26 +104,54 @@ def inner_models(
     Raises:
         BodyError: as `named_models` does.
     """
-    places = dialect.takes(rest).inner
-    if not places or environ.get("REQUEST_METHOD") != "POST":
+    takes = dialect.takes(rest)
+    if not takes.inner or environ.get("REQUEST_METHOD") != "POST":
         return ()
+    if takes.form and (boundary := form_boundary(environ)):
+        return _in_form(_judged(environ, max_bytes), boundary, dialect.inner_fields)
     document = _judged(environ, max_bytes).json()
+    firsts = {place[0] for place in takes.inner}
+    if any(name not in firsts and name.lower() in firsts for name in document):
+        raise BodyInvalid(_ODDLY_SPELT)
     found: dict[str, None] = {}
-    for place in places:
-        if place[0] not in document:
-            continue
-        if place[-1] != "model":
-            if any(isinstance(value, str) for _, value in standing(document, place)):
-                found[ANY_MODEL] = None
-            continue
-        for _, holder in standing(document, place[:-1]):
-            if not isinstance(holder, dict):
-                continue
-            if not _UNUSUAL.isdisjoint(holder):
-                raise BodyInvalid("The request's body spells a model's name in an unusual way.")
-            if holder.get("model") is not None:
-                found[_checked(holder["model"])] = None
+    for place in takes.inner:
+        if place[0] in document or place[0] == "**":
+            for name in _names_at(document, place):
+                found[_checked(_id_of(name))] = None
+                if len(found) > MOST_MODELS * (5 if "requests" in place else 1):
+                    raise BodyInvalid("The request has too many models asked.")
+    if dialect.chooses(rest, document):
+        found[ANY_MODEL] = None
     return tuple(found)
+
+
+_ODDLY_SPELT = "The request's body spells a model's name in an unusual way."
+
+
+def _names_at(document: dict[str, Any], place: tuple[str, ...]) -> Iterator[object]:
+    """Yield what stands in the place of a model's name."""
+    if place[-1] == "*":
+        yield from values_at(document, place)
+        return
+    for holder in values_at(document, place[:-1]):
+        if type(holder) is dict:
+            if not _UNUSUAL.isdisjoint(holder):
+                raise BodyInvalid(_ODDLY_SPELT)
+            if holder.get("model") is not None:
+                yield holder["model"]
+
+
+def _in_form(body: Body, boundary: bytes, fields: frozenset[str]) -> tuple[str, ...]:
+    data = body.buffer()
+    found = [part for part in _parts(data, boundary) if part.name.lower() in fields]
+    return tuple(
+        dict.fromkeys(_checked(bytes(data[p.begins : p.ends]).decode("latin-1")) for p in found)
+    )
+
+
+def _id_of(model: object) -> object:
+    """Return the name of a model that some bodies give as an object, with its `id`."""
+    return model.get("id", model) if isinstance(model, dict) else model
 
 
 NO_MODEL = "The request's body names no model."
@@ -243,6 +272,11 @@ def _disposition(head: bytes) -> tuple[str, bool]:
     if is_coded:
         raise BodyInvalid("A part of the request's form is encoded.")
     return name, is_file
+
+
+def bare_name(model: Any) -> Any:
+    """Return a model's name without what Google's own names begin with."""
+    return model.removeprefix("models/") if isinstance(model, str) else model
 
 
 def _judged(environ: WSGIEnvironment, max_bytes: int) -> Body:

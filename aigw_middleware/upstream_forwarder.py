@@ -62,7 +62,7 @@ from .errors import (
     UpstreamError,
 )
 from .forwarding.attempting import Answered, attempt, raise_if_ended, shown, upstream_denial
-from .forwarding.health import health
+from .forwarding.health import failure_of, health
 from .forwarding.later import MADE, LaterMetering
 from .forwarding.metering import (
     Metering,
@@ -501,7 +501,10 @@ class UpstreamForwarder:
         """Return what reads the answer's usage, None where it has none that could be read."""
         if not self._meter or answer.response.status >= 400:
             return None
-        return metering_of(environ, answer.headers, self._prices, streams=answer.stream)
+        metering = metering_of(environ, answer.headers, self._prices, streams=answer.stream)
+        if isinstance(metering, LaterMetering) and answer.response.status != 200:
+            return None  # a part of it
+        return metering
 
     def _ending(
         self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | LaterMetering | None
@@ -519,11 +522,12 @@ class UpstreamForwarder:
                 return
             is_over = True
             health.end(answer.candidate)
+            is_told = metering is not None and metering.meter.is_over
             if isinstance(ended_by, UpstreamBroken):
                 health.broke_off(answer.candidate)
-            elif answer.response.done:
+            elif (answer.response.done or is_told) and failure_of(answer.response.status) is None:
                 health.came_whole(answer.candidate)
-            if answer.response.done or (metering is not None and metering.meter.is_over):
+            if answer.response.done or is_told:
                 environ[OVER] = True
             try:
                 if metering is not None:

@@ -106,8 +106,8 @@ def _max_body_bytes(text: str | None, policy: str | None) -> int:
         raise ValueError(
             "AIGW_MAX_BODY_BYTES: a policy says it itself, max_body_bytes of its ai-gateway action"
         )
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"AIGW_MAX_BODY_BYTES: {text!r} is no number of bytes")
+    if not (text.isascii() and text.isdecimal() and len(text) < 16 and int(text)):
+        raise ValueError(f"AIGW_MAX_BODY_BYTES: {text[:20]!r} is no number of bytes")
     return int(text)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import sqlite3
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -20,7 +22,7 @@ from aigw_middleware.forwarding.later import MADE, LaterMetering
 from aigw_middleware.forwarding.metering import metering_of
 from aigw_middleware.usage.prices import Prices
 
-from .support import answering, call, make_environ, raw_provider
+from .support import RawRequest, answering, call, make_environ, raw_provider
 
 USAGE = {
     "input_tokens": 1000, "output_tokens": 501, "input_tokens_details": {"cached_tokens": 50},
@@ -69,6 +71,17 @@ def answer(body: bytes, kind: str, *, coded: bool = False, cut: bool = False) ->
         body, coding = gzip.compress(body), "Content-Encoding: gzip\r\n"
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{coding}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + (body[:-20] if cut else body)
+
+
+def in_turn(*answers: bytes) -> Any:
+    """A handler that gives each request the next of the answers."""
+    left = iter(answers)
+
+    def handler(connection: socket.socket, request: RawRequest) -> bool:
+        connection.sendall(next(left))
+        return True
+
+    return handler
 
 
 def as_json(document: Any) -> tuple[bytes, str]:
@@ -149,7 +162,7 @@ def test_a_stream_that_was_read_to_its_end_is_not_counted_again(sqlite_url: str)
     """A background answer streamed to who asked for it, and fetched by its id afterwards."""
     store = open_store(sqlite_url)
     stream = answer(*as_events({"type": "response.completed", "response": RESPONSE}))
-    with raw_provider(answering(stream, answer(*as_json(RESPONSE)), keep=True)) as upstream:
+    with raw_provider(in_turn(stream, answer(*as_json(RESPONSE)))) as upstream:
         app = UpstreamForwarder(upstream=provider_of("/v1", upstream.url), store=store)
         body = b'{"model": "gpt-5", "background": true, "stream": true}'
         asked = call(app, "/v1/responses", body=body)
@@ -219,8 +232,8 @@ def test_a_batch_of_several_models_has_none_and_the_cost_of_all() -> None:
         {"result": {"message": {"model": "claude-haiku-4-5", "usage": advised}}}
     ).encode()
     metering = metered(lines)
-    metering.feed(lines)
-    metering.finish()
+    metering.meter.feed(lines)
+    metering.meter.finish()
     metering.conclude()
     made = metering._environ[MADE]
     usd = [(500, 25, 251, 3, "0.3", 15), (500, 25, 250, 1, "0.1", 5), (10, 0, 20, 5, "0.5", 25)]
@@ -232,10 +245,19 @@ def test_a_batch_of_several_models_has_none_and_the_cost_of_all() -> None:
     assert made.usage.cost == cost / 10**6 / 2
 
 
-def metered(data: bytes, path: str = CLAUDES, kind: str = "application/x-jsonl") -> LaterMetering:
+def metered(
+    data: bytes,
+    path: str = CLAUDES,
+    kind: str = "application/x-jsonl",
+    *,
+    coding: str = "",
+    provider: str = "anthropic",
+) -> LaterMetering:
     environ = make_environ(path, method="GET")
-    environ["aigw.provider"] = "anthropic"
-    found = metering_of(environ, [("Content-Type", kind)], Prices(), streams=False)
+    environ["aigw.provider"] = provider
+    streams = kind == "text/event-stream"
+    headers = [("Content-Type", kind), ("Content-Encoding", coding)]
+    found = metering_of(environ, headers, Prices(), streams=streams)
     assert isinstance(found, LaterMetering)
     return found
 
@@ -249,17 +271,17 @@ PIECES = [
 ]  # fmt: skip
 
 
-@given(st.sampled_from(PIECES), st.lists(st.integers(0, 2000)))
+@given(st.sampled_from(PIECES), st.lists(st.integers(0, 2000)) | st.just([*range(2000)]))
 def test_it_is_the_same_however_the_bytes_are_cut(case: Any, cuts: list[int]) -> None:
     """Lines, events and documents that come in any pieces."""
     data, kind, path = case
     once, often = metered(data, path, kind), metered(data, path, kind)
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for start, end in pairwise(places):
-        assert often.feed(data[start:end]) == data[start:end]
-    once.feed(data)
+        assert often.meter.feed(data[start:end]) == data[start:end]
+    once.meter.feed(data)
     for metering in (once, often):
-        metering.finish()
+        metering.meter.finish()
         metering.conclude()
     assert once._environ[MADE] == often._environ[MADE]
 
@@ -268,7 +290,7 @@ def test_a_limit_keeps_what_was_reserved_when_it_was_asked_for() -> None:
     """Asking for it again and again settles nothing: each takes the one token of any request."""
     queued = answer(*as_json({**RESPONSE, "status": "queued", "usage": None}))
     told = answer(*as_json(RESPONSE))
-    with raw_provider(answering(queued, told, keep=True)) as upstream:
+    with raw_provider(in_turn(queued, told, told, told)) as upstream:
         app = RateLimiter(
             UpstreamForwarder(upstream=provider_of("/v1", upstream.url)),
             "100000 tokens/min",
@@ -279,7 +301,196 @@ def test_a_limit_keeps_what_was_reserved_when_it_was_asked_for() -> None:
         left = asked.headers["x-ratelimit-remaining-tokens"]
         for _ in range(3):
             fetched = call(app, "/v1/responses/resp_1", method="GET")
+            assert fetched.environ[MADE].usage.output_tokens == 501
         assert int(fetched.headers["x-ratelimit-remaining-tokens"]) == int(left) - 3
+
+
+def test_a_part_of_the_answer_is_not_all_of_it(sqlite_url: str) -> None:
+    """A range that a client asks for: what is in it would count for all, and nothing after it."""
+    store = open_store(sqlite_url)
+    lines = results("claude-sonnet-4-5", "claude-sonnet-4-5")
+    part = answer(lines[: lines.index(b"\n") + 1], "application/x-jsonl")
+    part = part.replace(b"200 OK", b"206 Partial Content")
+    with raw_provider(in_turn(part, answer(lines, "application/x-jsonl"))) as upstream:
+        app = UpstreamForwarder(upstream=provider_of(CLAUDES, upstream.url), store=store)
+        for _ in range(2):
+            call(app, CLAUDES, method="GET")
+    assert store.usage.totals()[0]["output_tokens"] == 501
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_coding_that_is_cut_off_tells_nothing_and_one_of_several_members_all(
+    members: int,
+) -> None:
+    """RFC 1952 lets a gzip have several members; one without its end is a part."""
+    lines = results("claude-sonnet-4-5", "claude-sonnet-4-5")
+    half = lines.index(b"\n") + 1
+    for cut in (0, 12):
+        metering = metered(lines, coding="gzip")
+        coded = gzip.compress(lines)
+        if members == 2:
+            coded = gzip.compress(lines[:half]) + gzip.compress(lines[half:])
+        coded = coded[: len(coded) - cut]
+        for start in range(0, len(coded), 7):
+            metering.meter.feed(coded[start : start + 7])
+        metering.meter.finish()
+        metering.conclude()
+        made = metering._environ.get(MADE)
+        assert (made is None) if cut else (made.usage.output_tokens == 501)
+
+
+def test_each_answer_of_a_batch_is_priced_alone() -> None:
+    """The higher price of long prompts is no price of many short ones."""
+    line = {
+        "result": {
+            "message": {
+                "model": "claude-sonnet-4-5",
+                "usage": {"input_tokens": 1000, "output_tokens": 100},
+            }
+        }
+    }
+    lines = json.dumps(line).encode() + b"\n"
+    metering = metered(lines)
+    for _ in range(300):
+        metering.meter.feed(lines)
+    metering.meter.finish()
+    metering.conclude()
+    assert metering._environ[MADE].usage.cost == Decimal("0.675")
+    used = {"input_tokens": 300_000, "output_tokens": 30_000}
+    told = as_json({**BATCH, "model": "gpt-5.4", "usage": used})
+    whole = metered(*told[:1], "/v1/batches/b", told[1], provider="openai")
+    whole.meter.feed(told[0])
+    whole.meter.finish()
+    whole.conclude()
+    short = genai_prices.calc_price(
+        genai_prices.Usage(input_tokens=1000, output_tokens=100),
+        model_ref="gpt-5.4",
+        provider_id="openai",
+    ).total_price
+    assert whole._environ[MADE].usage.cost == 300 * short / 2
+
+
+def test_searches_of_a_batch_are_billed_whole() -> None:
+    """The discount is one on tokens."""
+    usage = {
+        "input_tokens": 0,
+        "output_tokens": 1000,
+        "server_tool_use": {"web_search_requests": 3},
+    }
+    line = {"result": {"message": {"model": "claude-sonnet-4-5", "usage": usage}}}
+    metering = metered(b"")
+    metering.meter.feed(json.dumps(line).encode())
+    metering.meter.finish()
+    metering.conclude()
+    assert metering._environ[MADE].usage.cost == Decimal("0.0075") + Decimal("0.03")
+
+
+def test_a_stream_that_is_left_at_its_last_event_was_told_whole(sqlite_url: str) -> None:
+    """SDKs close there, and wait for no end of the connection."""
+    store = open_store(sqlite_url)
+    body, kind = as_events({"type": "response.completed", "response": RESPONSE})
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    open_end = head % kind.encode() + b"%x\r\n%b\r\n" % (len(body), body)
+    with raw_provider(answering(open_end, keep=True)) as upstream:
+        app = UpstreamForwarder(upstream=provider_of("/v1", upstream.url), store=store)
+        environ = make_environ("/v1/responses/resp_1", method="GET")
+        iterable = iter(app(environ, lambda *_: lambda _: None))
+        next(iterable)
+        iterable.close()  # type: ignore[attr-defined]
+    assert store.usage.totals()[0]["output_tokens"] == 501
+
+
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("/v1/responses/resp_1/cancel", {**RESPONSE, "status": "cancelled"}),
+        ("/v1/batches/batch_1/cancel", {**BATCH, "status": "cancelled"}),
+        ("/v1beta/interactions/v1_a/cancel", {**INTERACTION, "status": "cancelled"}),
+    ],
+)
+def test_what_is_cancelled_counts_once(path: str, document: Any, sqlite_url: str) -> None:
+    """However often it is cancelled and asked for."""
+    store = open_store(sqlite_url)
+    with raw_provider(answering(answer(*as_json(document)), keep=True)) as upstream:
+        app = UpstreamForwarder(upstream=provider_of(path, upstream.url), store=store)
+        for method, asked in (
+            ("POST", path),
+            ("POST", path),
+            ("GET", path.removesuffix("/cancel")),
+        ):
+            call(app, asked, method=method)
+    (row,) = store.usage.totals("model")
+    assert (row["requests"], row["output_tokens"]) == (3, 501)
+
+
+def test_a_batch_that_was_just_made_settles_nothing() -> None:
+    """Its usage is one of zeros then; what was reserved stays."""
+    zeros = {**BATCH, "status": "validating", "usage": {"input_tokens": 0, "output_tokens": 0}}
+    with raw_provider(answering(answer(*as_json(zeros)), keep=True)) as upstream:
+        forwarder = UpstreamForwarder(upstream=provider_of("/v1", upstream.url))
+        app = RateLimiter(forwarder, "250000 tokens/min", by="global")
+        statuses = [call(app, "/v1/batches", body=b"{}").status for _ in range(2)]
+    assert statuses == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "output"),
+    [
+        ("/v1beta/batches/b", {**INLINED, "response": None, "metadata": {
+            "model": "models/gemini-2.5-flash", "output": INLINED["response"]}}, 501),
+        ("/v1beta/batches/b", {**INLINED, "response": {"inlinedEmbedContentResponses": {
+            "inlinedResponses": [{"response": {"tokenCount": 9}}, {"response": {"tokenCount": 4}}]}}}, 0),
+        ("/v1beta/openai/batches/b", BATCH, 501),
+        ("/v1/threads/t/runs/run_1", {
+            "id": "run_1", "object": "thread.run", "status": "completed", "model": "gpt-4o",
+            "usage": {"prompt_tokens": 3, "completion_tokens": 501, "total_tokens": 504}}, 501),
+    ],
+)  # fmt: skip
+def test_further_places(path: str, document: Any, output: int) -> None:
+    """Where Google's SDK reads, embeddings, its OpenAI form, runs of assistants."""
+    with raw_provider(answering(answer(*as_json(document)))) as upstream:
+        app = UpstreamForwarder(upstream=provider_of(path, upstream.url))
+        usage = call(app, path, method="GET").environ[MADE].usage
+    assert usage.output_tokens == output
+    assert usage.input_tokens
+
+
+def test_the_same_id_of_another_day_is_another_one() -> None:
+    """Some servers let their clients choose the id."""
+    ids = set()
+    for created in (1, 2):
+        body, kind = as_json({**RESPONSE, "created_at": created})
+        metering = metered(b"", "/v1/responses/resp_1", kind)
+        metering.meter.feed(body)
+        metering.meter.finish()
+        metering.conclude()
+        ids.add(metering._environ[MADE].once)
+    assert len(ids) == 2
+
+
+def test_many_ids_are_counted_at_once(url: str) -> None:
+    """More than one statement takes, some of them twice."""
+    store = open_store(url)
+    for number in (*range(900), *range(450)):
+        store.usage.book(
+            request_id="r", key_id=None, provider="p", model="m", path="/", status=200,
+            usage={"input_tokens": 1}, duration=1.0, first_byte=None, once=f"b{number}",
+        )  # fmt: skip
+    (found,) = store.usage.totals()
+    assert (found["requests"], found["input_tokens"]) == (1350, 900)
+
+
+def test_a_copy_of_the_store_counts_nothing_again(url: str, tmp_path: Any) -> None:
+    """The ids are in it."""
+    store = open_store(url)
+    row: dict[str, Any] = {
+        "request_id": "r", "key_id": None, "provider": "p", "model": "m", "path": "/", "status": 200,
+        "usage": {"input_tokens": 1}, "duration": 1.0, "first_byte": None, "once": "b",
+    }  # fmt: skip
+    store.usage.book(**row)
+    store.usage.backup(str(tmp_path / "copy.db-usage"))
+    with sqlite3.connect(tmp_path / "copy.db-usage") as copy:
+        assert copy.execute("SELECT id FROM counted_once").fetchall() == [("b",)]
 
 
 def test_a_client_chooses_no_coding_that_is_not_read() -> None:
@@ -301,6 +512,6 @@ def test_a_client_chooses_no_coding_that_is_not_read() -> None:
 
 
 def test_every_dialect_says_which_paths_tell_of_it() -> None:
-    """And `plain` has none."""
+    """Each of them has some."""
     tell = {name for name, dialect in DIALECTS.items() if dialect.tells_later.pattern != "(?!)"}
     assert tell == {"openai", "anthropic", "gemini"}

@@ -134,6 +134,10 @@ def serve(
     OPENAI_BASE_URL and the like. A gateway key is asked for on every path but /healthz; `aigw
     keys create` makes one.
     """
+    if policy and max_body_bytes:
+        raise click.UsageError(
+            "--max-body-bytes: a policy says it itself, max_body_bytes of its ai-gateway action"
+        )
     if worker_class == "gevent":
         if server == "granian":
             raise click.UsageError("--worker-class gevent is gunicorn's")

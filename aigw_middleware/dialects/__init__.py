@@ -24,7 +24,7 @@ from ._base import (
     Tier,
     Tokens,
     merged_details,
-    standing,
+    values_at,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ __all__ = [
     "dialect_of",
     "merged_details",
     "spoken",
-    "standing",
+    "values_at",
 ]
 
 OPENAI = openai.OPENAI
@@ -90,7 +90,8 @@ def _dialect_of(path: str, is_google: bool, is_anthropic: bool) -> Dialect:
     segment, _, rest = path[4:].partition("/")
     if segment in anthropic.SEGMENTS:
         return ANTHROPIC
-    if segment in gemini.SEGMENTS or (segment in gemini.SHARED_SEGMENTS and is_google):
+    shared = segment.partition(":")[0] in gemini.SHARED_SEGMENTS  # `files:register`
+    if segment in gemini.SEGMENTS or (shared and is_google):
         return GEMINI
     # A fine-tuned model of OpenAI's has several colons in its name.
     if segment == "models" and gemini.is_call(rest):

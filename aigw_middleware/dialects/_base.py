@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache, reduce
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .._paths import LONGEST
@@ -36,7 +37,15 @@ class Batch(NamedTuple):
 
 
 Place = tuple[str, ...]
-"""Where something stands in a body: names of members, `*` for each element of a list."""
+"""Where something stands in a body: names of members, `*` for each element of a list or member of
+an object, `**` for an object and all that stand below it but for what is a user's own."""
+_OWN = frozenset(
+    {
+        "content", "input", "instructions", "item", "item_schema", "messages", "metadata",
+        "parameters", "properties", "sample", "schema", "tools",
+    }
+)  # fmt: skip
+"""Members in which a user's own data stands, and schemas of it."""
 ANY_MODEL = "*"
 """In the place of a model's name: one that the provider chooses."""
 
@@ -53,6 +62,9 @@ class Output(NamedTuple):
         caps: the most tokens of one answer, as the client names them, by where they stand.
         batch: what the requests of a batch ask for together; None for a single one.
         thought: of one answer, the tokens that are to be thought with; a cap has to be larger.
+        fixed: of all answers, the tokens that the body itself tells; None where it does not.
+        further: caps of models that may answer after it, as `caps`.
+        tries: how many models may answer one after the other, each of which is billed.
     """
 
     answers: int
@@ -60,32 +72,52 @@ class Output(NamedTuple):
     caps: Mapping[Path, int]
     batch: Batch | None = None
     thought: int = 0
+    fixed: int | None = None
+    further: Mapping[Path, int] = MappingProxyType({})
+    tries: int = 1
 
     @property
     def cap(self) -> int | None:
         """The largest of them; None where the client names none."""
         return max(self.caps.values(), default=None)
 
+    @property
+    def most(self) -> int | None:
+        """How many tokens all answers may have together; None where the client names no cap."""
+        if self.cap is None:
+            return self.fixed
+        left = self.tries - len(self.further)
+        return self.cap * self.answers * left + sum(self.further.values())
+
 
 class Tier(Enum):
     """What is billed, of the price that a model has."""
 
     WHOLE = 1
-    HALF = 2
-    """Of a batch, and of what may wait."""
-    UNKNOWN = 3
+    BATCH = 2
+    """Half."""
+    FLEX = 3
+    """Half, of those who sell what may wait for less."""
+    NEAR = 4
+    """A tenth more, for what is computed in one country."""
+    UNKNOWN = 5
     """More than that, for speed, by how much is another price of each model's."""
 
 
+_WHOLE = ("", "auto", "default", "standard", "standard_only", "unspecified", "scale", "on_demand")
+
+
 def tier_of(name: object) -> Tier:
-    """Return what a service tier is billed at, by its name.
+    """Return what a service tier is billed at, by its name; of one that is not known nobody knows.
 
     https://developers.openai.com/api/docs/pricing, https://ai.google.dev/gemini-api/docs/pricing
     """
-    text = name.lower() if isinstance(name, str) else ""
-    if text in ("priority", "fast"):
-        return Tier.UNKNOWN
-    return Tier.HALF if text == "flex" else Tier.WHOLE
+    if name is None:
+        return Tier.WHOLE
+    text = name.lower().removeprefix("service_tier_") if isinstance(name, str) else "?"
+    if text in _WHOLE:
+        return Tier.WHOLE
+    return {"flex": Tier.FLEX, "batch": Tier.BATCH}.get(text, Tier.UNKNOWN)
 
 
 class Tokens(NamedTuple):
@@ -137,15 +169,19 @@ class Later(NamedTuple):
         id: what was made, by the vendor's own id behind the path of its kind.
         model: the model that made it; None where nobody tells it.
         tokens: what it has used.
+        sums: whether these are sums of many answers.
     """
 
     id: str
     model: str | None
     tokens: Tokens
+    sums: bool = False
 
 
-def later_of(id_: str, one: Json, tokens: Tokens | None, *, batched: bool) -> Later | None:
-    """Return what a document tells whose model stands in it; None for no tokens.
+def later_of(
+    id_: str, one: Json, tokens: Tokens | None, *, batched: bool, sums: bool = False
+) -> Iterator[Later]:
+    """Yield what a document tells whose model stands in it; nothing for no tokens.
 
     OpenAI, Anthropic and Google all take half the price of what is made in a batch:
     https://platform.openai.com/docs/guides/batch,
@@ -153,13 +189,14 @@ def later_of(id_: str, one: Json, tokens: Tokens | None, *, batched: bool) -> La
     https://ai.google.dev/gemini-api/docs/batch-api
     """
     if tokens is None:
-        return None
+        return
     model = one.get("model")
     name = model.rpartition("models/")[2] if isinstance(model, str) else None
     if batched:
-        others = tuple((other, used._replace(tier=Tier.HALF)) for other, used in tokens.others)
-        tokens = tokens._replace(tier=Tier.HALF, others=others)
-    return Later(id_, name, tokens)
+        others = tuple((other, used._replace(tier=Tier.BATCH)) for other, used in tokens.others)
+        tokens = tokens._replace(tier=Tier.BATCH, others=others)
+    created = one.get("created_at", "")  # some let clients choose an id
+    yield Later(f"{id_} {created}".strip(), name, tokens, sums)
 
 
 def details_of(**figures: int) -> Details:
@@ -215,8 +252,8 @@ class Dialect:
             up, counts or ends something.
         unpriced: paths (without the prefix) whose POST costs something else than the tokens of
             the model that it names.
-        tells_later: paths (without the prefix) of which a GET tells what was made before: in a
-            batch, or in the background.
+        tells_later: paths (without the prefix) that tell what was made before: in a batch, or in
+            the background.
         inner: paths (without the prefix), and where in their JSON bodies models stand that the
             provider asks by itself, beside the one that the request is for.
     """
@@ -229,7 +266,11 @@ class Dialect:
     takes_form: re.Pattern[str] = re.compile(r"(?!)")
     makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
     unpriced: re.Pattern[str] = re.compile(r"(?!)")
+    inner_fields: frozenset[str] = frozenset()
+    """Fields of forms in which such a model stands."""
     tells_later: re.Pattern[str] = re.compile(r"(?!)")
+    later_lines: re.Pattern[str] = re.compile(r"(?!)")
+    """Those of them whose answer is a document a line."""
     inner: tuple[tuple[re.Pattern[str], tuple[Place, ...]], ...] = ()
 
     def error(
@@ -270,9 +311,17 @@ class Dialect:
         """
         return None
 
+    def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
+        """Whether the provider is to ask a model of its own choice too, by a request's body."""
+        return False
+
     def tier(self, document: Mapping[str, Any]) -> Tier:
         """Return what a request asks to be billed at, by its body."""
         return tier_of(document.get("service_tier"))
+
+    def tier_told(self, headers: Sequence[tuple[str, str]]) -> Tier:
+        """Return what the head of an answer tells that it is billed at."""
+        return Tier.WHOLE
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         """Return what an answer, or an event of one, tells of tokens; None for nothing."""
@@ -344,6 +393,46 @@ def standing(document: Any, place: Place) -> Iterator[tuple[Path, Any]]:
     yield from found
 
 
+def values_at(document: Any, place: Place) -> list[Any]:
+    """Return what stands at a place, wherever that is; empty for nothing.
+
+    Raises:
+        BodyInvalid: there is too much of it.
+    """
+    found = [document]
+    for name in place:
+        if len(found) > _MOST_BATCHED:
+            raise BodyInvalid(f"A list has more than {_MOST_BATCHED} elements.")
+        if name == "*":
+            found = [one for value in found for one in _members(value)]
+        elif name == "**":
+            found = [one for value in found for one in _below(value)]
+        else:
+            found = [
+                one
+                for value in found
+                if type(value) is dict and (one := value.get(name)) is not None
+            ]
+    return found
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if type(value) is dict:
+        return value.values()
+    return value if type(value) is list else ()
+
+
+def _below(value: Any) -> Iterator[Any]:
+    left = [value]
+    while left:
+        one = left.pop()
+        if type(one) is list:
+            left += one
+        elif type(one) is dict:
+            yield one
+            left += [member for name, member in one.items() if name not in _OWN]
+
+
 def figure(document: Any, *names: str) -> int:
     """Return the number behind `names`, a path; 0 where there is none, or no sane one."""
     for name in names:
@@ -355,13 +444,16 @@ def figure(document: Any, *names: str) -> int:
     return sane_tokens(document)
 
 
-def caps(document: Mapping[str, Any], *names: str, within: Path = ()) -> dict[Path, int]:
+def caps(
+    document: Mapping[str, Any], *names: str, within: Path = (), least: int = 1
+) -> dict[Path, int]:
     """Return the members `names`, each of which is a positive whole number, by their paths.
 
     Args:
         document: the object whose members they are.
         names: their names.
         within: the path of the object.
+        least: the smallest number that is one.
 
     Raises:
         BodyInvalid: one is something else.
@@ -371,7 +463,7 @@ def caps(document: Mapping[str, Any], *names: str, within: Path = ()) -> dict[Pa
         value = document.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BodyInvalid(f"{name} must be a positive whole number.")
         found[(*within, name)] = value
     return found

@@ -25,6 +25,7 @@ from ._base import (
     figure,
     later_of,
     standing,
+    values_at,
 )
 
 SEGMENTS = frozenset({"complete", "messages"})
@@ -50,12 +51,19 @@ _TYPES = {
 }
 
 
-_INNER = (("tools", "*", "model"), ("fallbacks", "*", "model"), ("fallbacks",))
+_INNER = (
+    ("tools", "*", "model"),
+    ("messages", "*", "content", "*", "tool", "definition", "model"),
+    ("fallbacks", "*", "model"),
+)
 
 
 class _Anthropic(Dialect):
     name = "anthropic"
-    needs_json = re.compile(r"/(?:messages|messages/count_tokens|messages/batches|complete)/?")
+    needs_json = re.compile(
+        r"/(?:messages|messages/count_tokens|messages/batches|complete"
+        r"|agents|agents/[^/]+|dreams|sessions)/?"
+    )
     needs_model = re.compile(r"/(?:messages|messages/count_tokens|complete)/?")
     # An advisor, and who answers what the model declines:
     # https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool,
@@ -66,9 +74,12 @@ class _Anthropic(Dialect):
             re.compile(r"/messages/batches/?"),
             tuple(("requests", "*", "params", *place) for place in (("model",), *_INNER)),
         ),
+        (re.compile(r"/(?:agents|agents/[^/]+|sessions)/?"), (("**", "model"),)),
     )
     makes_nothing = re.compile(
-        r"/messages/count_tokens/?|/messages/batches/[^/]+/cancel/?|/(?:files|skills)(?:/.*)?"
+        r"/messages/count_tokens/?|/messages/batches/[^/]+/cancel/?"
+        r"|/(?:files|skills|environments|memory_stores|vaults|user_profiles)(?:/.*)?"
+        r"|/agents(?:/[^/]+)?/?|/(?:agents|sessions|deployments)/[^/]+/archive/?"
     )
 
     def error(
@@ -88,18 +99,26 @@ class _Anthropic(Dialect):
         if kind not in ("messages", "complete"):
             return None
         name = "max_tokens" if kind == "messages" else "max_tokens_to_sample"
-        named = caps(document, name)
-        for place, fallback in standing(document, ("fallbacks", "*")):
-            if isinstance(fallback, Mapping):
-                named |= caps(fallback, "max_tokens", within=place)
-        # https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking
-        return Output(1, (name,), named, thought=figure(document, "thinking", "budget_tokens"))
+        further, tries = _caps_of_fallbacks(document)
+        return Output(
+            1,
+            (name,),
+            caps(document, name, least=0),
+            thought=_thought_in(document),
+            further=further,
+            tries=tries,
+        )
+
+    def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
+        bodies: list[Any] = [document]
+        if document.get("requests") is not None:
+            bodies = values_at(document, ("requests", "*", "params"))
+        return any(map(_chooses, bodies))
 
     def tier(self, document: Mapping[str, Any]) -> Tier:
         # https://platform.claude.com/docs/en/build-with-claude/fast-mode; its service tiers are
         # about capacity that is paid for before.
-        speeds = [document.get("speed")]
-        speeds += [speed for _, speed in standing(document, ("fallbacks", "*", "speed"))]
+        speeds = [document.get("speed"), *values_at(document, ("fallbacks", "*", "speed"))]
         return Tier.UNKNOWN if "fast" in speeds else Tier.WHOLE
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
@@ -111,15 +130,14 @@ class _Anthropic(Dialect):
         iterations = usage.get("iterations")
         return _figures(usage) if not iterations else _of_iterations(usage, iterations)
 
-    tells_later = re.compile(r"/messages/batches/([^/]+)/results/?")
+    later_lines = tells_later = re.compile(r"/messages/batches/([^/]+)/results/?")
 
     def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
         batch = self.tells_later.fullmatch(path)
         for _, message in standing(document, ("result", "message")):
             if batch is not None and isinstance(message, dict):
                 tokens = self.tokens(message)
-                found = later_of(f"messages/batches/{batch[1]}", message, tokens, batched=True)
-                yield from () if found is None else (found,)
+                yield from later_of(f"messages/batches/{batch[1]}", message, tokens, batched=True)
 
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
         delta = document.get("delta")  # of message_delta, the last event but one
@@ -145,8 +163,26 @@ def _figures(usage: Mapping[str, Any]) -> Tokens:
             cache_write_1h_tokens=figure(usage, "cache_creation", "ephemeral_1h_input_tokens"),
             web_searches=figure(usage, "server_tool_use", "web_search_requests"),
         ),
-        tier=Tier.UNKNOWN if usage.get("speed") == "fast" else Tier.WHOLE,
+        tier=_tier(usage),
     )
+
+
+def _chooses(body: Any) -> bool:
+    """Whether others than the models that stand at their places may answer a request."""
+    if not isinstance(body, dict):
+        return False
+    fallbacks = body.get("fallbacks")
+    named = isinstance(fallbacks, list) and all(
+        isinstance(one, dict) and one.get("model") is not None for one in fallbacks
+    )
+    return "models" in body or not (fallbacks is None or named)  # "default", say
+
+
+def _tier(usage: Mapping[str, Any]) -> Tier:
+    if usage.get("speed") == "fast":
+        return Tier.UNKNOWN
+    # https://platform.claude.com/docs/en/about-claude/pricing#data-residency-pricing
+    return Tier.NEAR if usage.get("inference_geo") == "us" else Tier.WHOLE
 
 
 def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
@@ -171,7 +207,8 @@ def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
     for kind, (_, step) in zip(kinds, steps, strict=True):
         model = step.get("model")
         if kind == "advisor_message" or (changed and kind != "compaction" and model is not None):
-            others.append((model if isinstance(model, str) else None, _figures(step)))
+            used = _figures(step)._replace(tier=found.tier)
+            others.append((model if isinstance(model, str) else None, used))
         elif kind == "compaction" or changed:
             found = found.plus(_figures(step))
     return found._replace(others=tuple(others))
@@ -185,11 +222,42 @@ def _of_batch(requests: object) -> Output:
     """
     entries = batched(requests)
     named: dict[Path, int] = {}
+    thought = 0
     for number, entry in enumerate(entries):
         params = entry.get("params") if isinstance(entry, Mapping) else None
         if isinstance(params, Mapping):
-            named |= caps(params, "max_tokens", within=("requests", number, "params"))
-    return Output(max(1, len(entries)), (), named, Batch(sum(named.values()), 0, (), 1))
+            place = ("requests", number, "params")
+            named |= caps(params, "max_tokens", within=place, least=0)
+            named |= _caps_of_fallbacks(params, place)[0]
+            thought = max(thought, _thought_in(params))
+    batch = Batch(sum(named.values()), 0, (), 1)
+    return Output(max(1, len(entries)), (), named, batch, thought=thought)
+
+
+def _caps_of_fallbacks(
+    document: Mapping[str, Any], within: Path = ()
+) -> tuple[dict[Path, int], int]:
+    """Return the caps of a request's fallbacks, and how many models may answer it.
+
+    A cap of 0 asks for no answer: it fills the cache of prompts.
+    https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pre-warming-the-cache
+    """
+    named: dict[Path, int] = {}
+    tries = 1
+    for place, fallback in standing(document, ("fallbacks", "*")):
+        tries += 1
+        if isinstance(fallback, Mapping):
+            named |= caps(fallback, "max_tokens", within=(*within, *place), least=0)
+    return named, tries
+
+
+def _thought_in(document: Mapping[str, Any]) -> int:
+    """Return the most tokens that a model of a request is to think with.
+
+    https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking
+    """
+    fallbacks = values_at(document, ("fallbacks", "*"))
+    return max(figure(one, "thinking", "budget_tokens") for one in (document, *fallbacks))
 
 
 ANTHROPIC = _Anthropic()

@@ -7,9 +7,10 @@ Sources: https://ai.google.dev/api and https://cloud.google.com/apis/design/erro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .._headers import header
 from ..errors import BodyInvalid
 from ..splice import Path
 from ._base import (
@@ -47,7 +48,6 @@ _STATUSES = {
 _GENERATES = re.compile(r"/(?:models|tunedModels)/[^/:]+:(?:stream)?[gG]enerateContent/?").fullmatch
 _INTERACTIONS = re.compile(r"/interactions/?").fullmatch
 _GOES_ON = ("in_progress", "queued")
-_INLINED = ("inlinedResponses", "inlinedResponses")
 _BATCHES = re.compile(r"/(?:models|tunedModels)/([^/:]+):batchGenerateContent/?").fullmatch
 
 
@@ -70,15 +70,16 @@ SEGMENTS = frozenset(
 """The first segments below `/v1` that only Google has."""
 SHARED_SEGMENTS = frozenset(
     {
-        "agents", "batches", "credentials", "environments", "files", "models", "triggers", "voices",
-        "webhooks",
+        "agents", "batches", "credentials", "decisions", "environments", "files", "models",
+        "triggers", "voices", "webhooks",
     }
 )  # fmt: skip
 """Those that others have too; a header of Google's SDK tells whose are meant."""
 UPLOADS = ("/upload/v1beta", "/upload/v1")
 """What stands in the place of `/v1beta` or `/v1` where content is uploaded."""
 is_upload = re.compile(
-    r"/upload/v1(?:beta)?/(?:files|fileSearchStores/[^/:]+:uploadToFileSearchStore)/?"
+    r"/upload/v1(?:beta)?/(?:files|fileSearchStores/[^/:]+:uploadToFileSearchStore"
+    r"|environments/[^/]+/files/.+)/?"
 ).fullmatch
 """Whether a path is one of https://ai.google.dev/api/files or /api/file-search."""
 
@@ -93,11 +94,15 @@ class _Gemini(Dialect):
     model_path = re.compile(r"/(?:models|tunedModels)/([^/:]+)(?::[A-Za-z]+)?/?")
     takes_models = re.compile(r"/openai/(?:chat/completions|embeddings)/?")
     needs_json = re.compile(
-        r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+/?|/interactions/?"
+        r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+/?"
+        r"|/(?:interactions|decisions|cachedContents)/?"
         r"|/openai/(?:chat/completions|embeddings|images/generations)/?"
     )
+    inner = ((re.compile(r"/interactions/?"), (("agent_config", "model"),)),)
     makes_nothing = re.compile(
-        r"/models/[^/:]+:countTokens/?|/files(?:/.*)?|/operations/.*|/batches/[^/:]+:cancel/?"
+        r"/(?:models|tunedModels)/[^/:]+:countTokens/?|/operations/.*|/batches/[^/:]+:cancel/?"
+        r"|/(?:files|fileSearchStores|auth_tokens|webhooks|environments)(?:[/:].*)?"
+        r"|/interactions/[^/]+/cancel/?"
     )
 
     def error(
@@ -110,14 +115,22 @@ class _Gemini(Dialect):
         return OPENAI.cap_name(path.removeprefix("/openai"), model)
 
     def tier(self, document: Mapping[str, Any]) -> Tier:
-        return tier_of(document.get("serviceTier") or document.get("service_tier"))
+        asked = [tier_of(document.get(name)) for name in ("serviceTier", "service_tier")]
+        return Tier.UNKNOWN if Tier.UNKNOWN in asked else asked[0]
+
+    def tier_told(self, headers: Sequence[tuple[str, str]]) -> Tier:
+        # https://ai.google.dev/gemini-api/docs/priority-inference
+        return tier_of(header(headers, "x-gemini-service-tier"))
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usageMetadata")
         if not isinstance(usage, Mapping):
             return _of_interaction(document) or OPENAI.tokens(document)  # its OpenAI form
+        if "promptTokenCount" not in usage and "candidatesTokenCount" not in usage:
+            return Tokens(figure(usage, "totalTokenCount"), 0)  # of a cache that was made
         return _figures(usage, _USAGE)._replace(
             details=details_of(
+                web_searches=_searches(document),
                 input_audio_tokens=_of_kind(usage, "promptTokensDetails", "AUDIO"),
                 output_audio_tokens=_of_kind(usage, "candidatesTokensDetails", "AUDIO"),
                 output_image_tokens=_of_kind(usage, "candidatesTokensDetails", "IMAGE"),
@@ -126,40 +139,52 @@ class _Gemini(Dialect):
             tier=tier_of(usage.get("serviceTier")),
         )
 
-    tells_later = re.compile(r"/(?:batches|interactions)/[^/:]+/?")
+    tells_later = re.compile(
+        r"/batches/[^/:]+/?|/interactions/[^/:]+(?:/cancel)?/?"
+        r"|/openai/batches(?:/[^/]+(?:/cancel)?)?/?"
+    )
 
     def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
+        if path.startswith("/openai/"):
+            yield from OPENAI.later(path.removeprefix("/openai"), document)
+            return
         one = document.get("interaction", document)
         if not isinstance(one, dict):
             return
         id_, status = one.get("id"), one.get("status")
         if isinstance(id_, str) and isinstance(status, str) and status not in _GOES_ON:
-            found = later_of(f"interactions/{id_}", one, _of_interaction(one), batched=False)
-            yield from () if found is None else (found,)
+            yield from later_of(f"interactions/{id_}", one, _of_interaction(one), batched=False)
         metadata, name = one.get("metadata"), one.get("name")
         if isinstance(name, str) and isinstance(metadata, dict):
-            for _, answer in standing(one, ("response", *_INLINED, "*", "response")):
-                tokens = self.tokens(answer) if isinstance(answer, dict) else None
-                found = later_of(name, metadata, tokens, batched=True)
-                yield from () if found is None else (found,)
+            # Google's REST tells both, its SDK reads the second.
+            output = one.get("response") or metadata.get("output")
+            for answer in _answers(output):
+                tokens = self.tokens(answer)
+                if tokens is None and "tokenCount" in answer:  # of an embedding
+                    tokens = Tokens(figure(answer, "tokenCount"), 0)
+                yield from later_of(name, metadata, tokens, batched=True)
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return OPENAI.is_usage_alone(document)
 
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
+        if document.get("event_type") == "interaction.completed":
+            return True
         candidates = document.get("candidates")
         if not isinstance(candidates, list) or not candidates:
             return OPENAI.has_said_all(document)
         return all(isinstance(c, Mapping) and "finishReason" in c for c in candidates)
 
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
-        # Its own streams have no last event: each candidate has a reason of its own to finish.
+        # Streams of content have no last event: each candidate has its reason to finish.
         return OPENAI.is_last(event, document)
 
     def output(self, path: str, document: Mapping[str, Any]) -> Output | None:
         if path.startswith("/openai/"):
             return OPENAI.output(path.removeprefix("/openai"), document)
         if _INTERACTIONS(path):
+            if document.get("agent") is not None:
+                return _of_agent(document)
             return _of_request(document)._replace(path=("generation_config", "max_output_tokens"))
         if _GENERATES(path):
             return _of_request(document)
@@ -167,13 +192,12 @@ class _Gemini(Dialect):
         return None if batch is None else _of_batch(document, batch[1])
 
 
-def _of_kind(usage: Mapping[str, Any], name: str, modality: str) -> int:
+def _of_kind(usage: Mapping[str, Any], name: str, modality: str, count: str = "tokenCount") -> int:
     """Return the tokens of one modality: https://ai.google.dev/api/generate-content#ModalityTokenCount."""
-    found = usage.get(name)
     return sum(
-        figure(one, "tokenCount")
-        for one in (found if isinstance(found, list) else ())
-        if isinstance(one, Mapping) and one.get("modality") == modality
+        figure(one, count)
+        for _, one in standing(usage, (name, "*"))
+        if isinstance(one, Mapping) and str(one.get("modality")).upper() == modality
     )
 
 
@@ -183,10 +207,53 @@ def _of_interaction(document: Mapping[str, Any]) -> Tokens | None:
     https://ai.google.dev/api/interactions-api
     """
     inner = document.get("interaction")
-    usage = (inner if isinstance(inner, Mapping) else document).get("usage")
-    if not isinstance(usage, Mapping) or "total_input_tokens" not in usage:
+    one = inner if isinstance(inner, Mapping) else document
+    usage = one.get("usage")
+    if not isinstance(usage, Mapping) or not any(name in usage for name in _INTERACTION_USAGE):
         return None
-    return _figures(usage, _INTERACTION_USAGE)
+    kinds = {
+        name: _of_kind(usage, f"{of}_tokens_by_modality", kind, "tokens")
+        for name, of, kind in (
+            ("input_audio_tokens", "input", "AUDIO"),
+            ("output_audio_tokens", "output", "AUDIO"),
+            ("output_image_tokens", "output", "IMAGE"),
+            ("cache_audio_read_tokens", "cached", "AUDIO"),
+        )
+    }
+    searches = sum(
+        figure(tool, "count")
+        for _, tool in standing(usage, ("grounding_tool_count", "*"))
+        if isinstance(tool, Mapping) and tool.get("type") == "google_search"
+    )
+    return _figures(usage, _INTERACTION_USAGE)._replace(
+        details=details_of(web_searches=searches, **kinds), tier=tier_of(one.get("service_tier"))
+    )
+
+
+def _searches(document: Mapping[str, Any]) -> int:
+    """Return the searches that an answer has cost: one a prompt before Gemini 3, then each.
+
+    https://ai.google.dev/gemini-api/docs/google-search#pricing
+    """
+    found = standing(document, ("candidates", "*", "groundingMetadata", "webSearchQueries", "*"))
+    number = len(list(found))
+    older = str(document.get("modelVersion")).startswith(("gemini-1", "gemini-2"))
+    return min(number, 1) if older else number
+
+
+def _answers(output: object) -> Iterator[dict[str, Any]]:
+    """Yield the answers that stand in what a batch has brought."""
+    for kind in ("inlinedResponses", "inlinedEmbedContentResponses"):
+        for _, answer in standing(output, (kind, "inlinedResponses", "*", "response")):
+            if isinstance(answer, dict):
+                yield answer
+
+
+def _of_agent(document: Mapping[str, Any]) -> Output:
+    """Return how much an agent may use, which takes no cap of one answer."""
+    config = document.get("agent_config")
+    named = caps(config, "max_total_tokens") if isinstance(config, Mapping) else {}
+    return Output(1, (), {("agent_config", *path): cap for path, cap in named.items()})
 
 
 def _figures(usage: Mapping[str, Any], names: tuple[str, str, str, str, str]) -> Tokens:

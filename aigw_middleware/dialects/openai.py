@@ -23,36 +23,79 @@ from ._base import (
     later_of,
     standing,
     tier_of,
+    values_at,
 )
 
 SEGMENTS = frozenset(
     {
-        "assistants", "audio", "batches", "chat", "chatkit", "completions", "containers",
+        "agents", "assistants", "audio", "batches", "chat", "chatkit", "completions", "containers",
         "content_provenance_checks", "conversations", "decisions", "edits", "embeddings", "evals",
         "files", "fine_tuning", "images", "live", "models", "moderations", "organization",
         "projects", "realtime", "rerank", "responses", "safety", "skills", "threads", "uploads",
-        "vector_stores", "videos",
+        "vector_stores", "videos", "webhook_endpoints", "webhook_event_types",
     }
 )  # fmt: skip
 """The first segments of OpenAI's paths below `/v1`."""
 
 _REASONING = re.compile(r"o[0-9]|gpt-(?:[5-9]|[1-9][0-9])", re.IGNORECASE).match
 _RUNS = re.compile(r"threads/(?:[^/]+/)?runs").fullmatch
+_DONE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]").search
+_SAID = (
+    "image_generation.completed", "image_edit.completed", "transcript.text.done",
+    "speech.audio.done",
+)  # fmt: skip
 _LAST = ("response.completed", "response.incomplete", "response.failed")
+_MADE = {"batch": "batches", "response": "responses", "thread.run": "threads/runs"}
 _OVER = ("completed", "incomplete", "failed", "cancelled", "expired")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+# OpenRouter's tools and plugins ask models too:
+# https://openrouter.ai/docs/guides/features/server-tools
+_TOOLS = tuple(
+    ("tools", "*", *place)
+    for place in (
+        ("model",),
+        ("svg", "model"),
+        ("parameters", "model"),
+        ("parameters", "analysis_models", "*"),
+    )
+)  # fmt: skip
+_PLUGINS = (("plugins", "*", "model"), ("plugins", "*", "analysis_models", "*"))
+
+
+def _asks_any(tool: Any) -> bool:
+    """Whether a tool asks a model of the provider's choice."""
+    if not isinstance(tool, dict) or tool.get("model") is not None:
+        return False
+    kind = tool.get("type")
+    if kind == "image_generation":
+        return True
+    parameters = tool.get("parameters")
+    named = isinstance(parameters, dict) and (
+        "model" in parameters or "analysis_models" in parameters
+    )
+    return (
+        str(kind).startswith(("openrouter:advisor", "openrouter:fusion", "openrouter:image"))
+        and not named
+    )
 
 
 class _OpenAI(Dialect):
     name = "openai"
     needs_json = re.compile(
         r"/(?:chat/completions|completions|responses|responses/compact|responses/input_tokens"
-        r"|embeddings|moderations|audio/speech|images/generations|images/edits|rerank"
-        r"|assistants|assistants/[^/]+|threads/runs|threads/[^/]+/runs|fine_tuning/jobs)/?"
+        r"|embeddings|moderations|audio/speech|images/generations|images/edits|rerank|decisions"
+        r"|assistants|assistants/[^/]+|threads/runs|threads/[^/]+/runs|fine_tuning/jobs"
+        r"|fine_tuning/alpha/graders/(?:run|validate)|evals|evals/[^/]+/runs|agents|agents/[^/]+"
+        r"|realtime/(?:(?:translations/)?client_secrets|sessions|transcription_sessions)"
+        r"|realtime/calls/[^/]+/accept|live/sessions)/?"
     )
     # `responses` may continue a stored prompt that names the model, `moderations` and
     # `images/generations` have a default.
-    needs_model = re.compile(r"/(?:chat/completions|completions|embeddings|audio/speech|rerank)/?")
+    needs_model = re.compile(
+        r"/(?:chat/completions|completions|embeddings|audio/speech|rerank|decisions)/?"
+    )
     takes_models = re.compile(
         r"/(?:chat/completions|completions|responses|embeddings|audio/speech|rerank)/?"
     )
@@ -62,19 +105,28 @@ class _OpenAI(Dialect):
     )
     makes_nothing = re.compile(
         r"/(?:files|uploads|vector_stores|moderations)(?:/.*)?"
-        r"|/(?:assistants|skills)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
+        r"|/(?:webhook_endpoints|webhook_event_types|audio/voice_consents)(?:/.*)?"
+        r"|/(?:assistants|skills|evals|agents)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
+        r"|/threads/[^/]+/runs/[^/]+/?"
+        r"|/realtime/calls/[^/]+/(?:hangup|reject|refer)/?"
+        r"|/fine_tuning/jobs/[^/]+/(?:pause|resume)/?"
         r"|/responses/input_tokens/?|/.*/cancel/?"
     )
     inner = (
+        (re.compile(r"/chat/completions/?"), (*_TOOLS, *_PLUGINS)),
         (
             re.compile(r"/responses/?"),
-            tuple(
-                (*before, "tools", "*", *place)
-                for before in ((), ("input", "*"))
-                for place in (("model",), ("svg", "model"))
+            (*_TOOLS, *(("input", "*", *place) for place in _TOOLS), *_PLUGINS),
+        ),
+        (re.compile(r"/images/(?:generations|edits)/?"), (("svg", "model"),)),
+        (
+            re.compile(
+                r"/(?:fine_tuning/.*|evals|evals/[^/]+/runs|agents|agents/[^/]+|realtime/.*|live/.*)/?"
             ),
+            (("**", "model"),),
         ),
     )
+    inner_fields = frozenset({"svg[model]"})
     # The price of a model's tokens is not what they cost.
     unpriced = re.compile(r"/fine_tuning/.*")
 
@@ -93,6 +145,11 @@ class _OpenAI(Dialect):
             return Output(1, ("max_output_tokens",), caps(document, "max_output_tokens"))
         if kind in ("responses/compact", "images/generations", "images/edits"):
             return Output(count_of(document, "n"), (), {})  # makes tokens, and takes no cap
+        if kind == "audio/speech":
+            # A minute has some 900 letters, and 1,250 tokens of sound:
+            # https://developers.openai.com/api/docs/models/gpt-4o-mini-tts
+            text = document.get("input")
+            return Output(1, (), {}, fixed=2 * len(text) if isinstance(text, str) else None)
         if kind == "completions":
             prompts = document.get("prompt")
             answers = count_of(document, "n", "best_of")
@@ -105,6 +162,13 @@ class _OpenAI(Dialect):
             return None
         named = caps(document, "max_completion_tokens", "max_tokens")
         return Output(count_of(document, "n"), (_cap_name(document.get("model")),), named)
+
+    def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
+        if document.get("fallbacks") is not None:  # some gateways take it in chats
+            return True
+        tools = values_at(document, ("tools", "*"))
+        tools += values_at(document, ("input", "*", "tools", "*"))
+        return any(map(_asks_any, tools))
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")
@@ -142,31 +206,36 @@ class _OpenAI(Dialect):
                 output_image_tokens=figure(usage, f"{said}_details", "image_tokens"),
                 web_searches=figure(document, "tool_usage", "web_search", "num_requests"),
             ),
-            _of_tools(document),
+            (*_of_tools(document), *_of_drawings(document)),
             tier=tier_of(document.get("service_tier")),
         )
 
-    tells_later = re.compile(r"/(?:batches|responses)/[^/]+/?")
+    tells_later = re.compile(
+        r"/(?:batches|responses)/[^/]+(?:/cancel)?/?|/batches/?|/threads/[^/]+/runs/[^/]+/?"
+    )
 
     def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
         one = document.get("response", document)  # that of an event which ends a stream
         if not isinstance(one, dict) or one.get("status") not in _OVER:
             return
-        batched = one.get("object") == "batch"
-        if isinstance(one.get("id"), str) and (batched or one.get("background") is True):
-            kind = "batches" if batched else "responses"
-            found = later_of(f"{kind}/{one['id']}", one, self.tokens(one), batched=batched)
-            yield from () if found is None else (found,)
+        kind = _MADE.get(str(one.get("object")))
+        batched = kind == "batches"
+        if kind == "responses" and one.get("background") is not True:
+            return  # it was counted when it was answered
+        if kind is not None and isinstance(one.get("id"), str):
+            id_ = f"{kind}/{one['id']}"
+            yield from later_of(id_, one, self.tokens(one), batched=batched, sums=batched)
 
     def is_usage_alone(self, document: Mapping[str, Any]) -> bool:
         return document.get("choices") == [] and isinstance(document.get("usage"), Mapping)
 
     def has_said_all(self, document: Mapping[str, Any]) -> bool:
-        return self.is_usage_alone(document)
+        is_run = document.get("object") == "thread.run" and document.get("status") in _OVER
+        return is_run or document.get("type") in _SAID or self.is_usage_alone(document)
 
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
         if document is None:
-            return event.startswith((b"data: [DONE]", b"data:[DONE]"))
+            return _DONE(event) is not None
         return document.get("type") in _LAST
 
     def error_event(self, path: str, error: Json) -> bytes:
@@ -200,9 +269,27 @@ def _of_tools(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], .
     if not (found.input or found.output):
         return ()
     tools = [tool for _, tool in standing(document, ("tools", "*")) if isinstance(tool, Mapping)]
-    models = {tool.get("model") for tool in tools if tool.get("type") == "image_generation"}
-    model = models.pop() if len(models) == 1 else None
+    models = [tool.get("model") for tool in tools if tool.get("type") == "image_generation"]
+    model = models[0] if len(models) == 1 else None
     return ((model if isinstance(model, str) else None, found),)
+
+
+def _of_drawings(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], ...]:
+    """Return what models have used that wrote an SVG: of no other figure is it a part."""
+    told = [document.get("svg_usage")]
+    told += [usage for _, usage in standing(document, ("output", "*", "svg_usage"))]
+    return tuple(
+        (
+            model if isinstance(model := one.get("model"), str) else None,
+            Tokens(
+                figure(one, "input_tokens"),
+                figure(one, "output_tokens"),
+                reasoning=figure(one, "reasoning_tokens"),
+            ),
+        )
+        for one in told
+        if isinstance(one, Mapping)
+    )
 
 
 def _cap_name(model: object) -> str:

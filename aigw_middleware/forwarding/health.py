@@ -158,7 +158,8 @@ class Health:
         with self._lock:
             state = self._states.setdefault(_place(candidate), _State())
             state.breaks += 1
-            self._let_rest(state, Failure.FAULT.value, state.breaks, None)
+            in_a_row = state.failures + state.breaks
+            self._let_rest(state, Failure.FAULT.value, in_a_row, None)
 
     def failed(
         self, candidate: Candidate, failure: Failure, retry_after: float | None = None
@@ -175,7 +176,7 @@ class Health:
         with self._lock:
             state = self._states.setdefault(key if rest.of_key else place, _State())
             state.failures += 1
-            self._let_rest(state, rest, state.failures, retry_after)
+            self._let_rest(state, rest, state.failures + state.breaks, retry_after)
 
     def _let_rest(
         self, state: _State, rest: _Rest, in_a_row: int, retry_after: float | None

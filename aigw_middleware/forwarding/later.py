@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..dialects import Dialect, Later, Tier, Tokens, spoken
 from ..environ import PROVIDER
 from ..usage.figures import NANO, Usage
-from .meter import MOST, data_of, decoder, document_of
+from .codings import CODINGS, decompressor
+from .meter import MOST, data_of, document_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from ..usage.prices import Prices
+    from ..usage.prices import Price, Prices
 
 MADE = "aigw.made_before"
 """The `Made` that an answer tells of."""
 _EVENTS_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINES_END = re.compile(rb"\n")
+_SELL_FLEX = ("openai", "azure", "google")
+"""Who takes half for what may wait; of others it has only the name (Groq)."""
 
 
 class Made(NamedTuple):
@@ -42,136 +45,199 @@ class Made(NamedTuple):
     usage: Usage
 
 
+class LaterMeter:
+    """A `Meter` that reads the documents of an answer: one alone, or each line, or each event.
+
+    Args:
+        coding: the answer's Content-Encoding.
+        ends: what a document ends with; None for the answer's end.
+        seen: called with each document and whether it is the last one of a stream, which it tells.
+    """
+
+    tokens = None
+    has_failed = False
+    text_bytes = 0
+
+    def __init__(
+        self, coding: str, ends: re.Pattern[bytes] | None, seen: Callable[[bytes], bool]
+    ) -> None:
+        self._reader = decompressor(coding) if coding in CODINGS - {"identity"} else None
+        self._coding = coding
+        self._reads = not coding or coding in CODINGS
+        self._ends = ends
+        self._seen = seen
+        self._held = bytearray()
+        self._searched = 0
+        self.is_over = False
+        self.is_complete = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes as they came; return them."""
+        if self._reads:
+            self._held += self._decoded(data)
+            self._take()
+            if len(self._held) > MOST:
+                self._reads = False
+                self._held.clear()
+        return data
+
+    def finish(self) -> bytes:
+        """Take note of the end; nothing was held back."""
+        is_whole = self._reader is None or self._reader.eof
+        if self._reads and is_whole and not self.is_complete:
+            self._seen(bytes(self._held))
+            self.is_complete = True
+        return b""
+
+    def _decoded(self, data: bytes) -> bytes:
+        """Return bytes without their coding: of each member, where there are several."""
+        if self._reader is None:
+            return data
+        found = b""
+        while data and self._reads:
+            if self._reader.eof:
+                self._reader = decompressor(self._coding)
+            try:
+                found += self._reader.decompress(data, MOST)
+            except zlib.error:
+                self._reads = False
+            if self._reader.unconsumed_tail:
+                self._reads = False
+            data = self._reader.unused_data
+        return found
+
+    def _take(self) -> None:
+        start = 0
+        while self._ends is not None:
+            end = self._ends.search(self._held, max(start, self._searched))
+            if end is None:
+                break
+            if self._seen(bytes(self._held[start : end.end()])):
+                self.is_over = self.is_complete = True
+            start = end.end()
+        del self._held[:start]
+        self._searched = max(0, len(self._held) - 3)  # an end may have begun there
+
+
 class LaterMetering:
     """The meter of an answer that tells of something made before, and the environ that is told.
-
-    It is a `Meter` itself: it reads the documents of the answer, whole, in lines or in events.
 
     Args:
         environ: the request.
         dialect: the answer's.
         coding: its Content-Encoding.
         prices: by which its cost is told.
-        kind: its media type.
+        streams: whether it is an event stream.
     """
 
     cuts = False
-    tokens = None
-    is_over = False
-    has_failed = False
-    text_bytes = 0
 
     def __init__(
-        self, environ: WSGIEnvironment, dialect: Dialect, coding: str, prices: Prices, *, kind: str
+        self,
+        environ: WSGIEnvironment,
+        dialect: Dialect,
+        coding: str,
+        prices: Prices,
+        *,
+        streams: bool,
     ) -> None:
         self._environ = environ
         self._dialect = dialect
         self._rest = spoken(environ).rest
-        self._prices = prices
-        self._decode = decoder(coding)
-        self._held = bytearray()
-        self._reads = True
-        self._is_stream = kind == "text/event-stream"
-        self._is_whole = kind == "application/json"
-        self._ends = _EVENTS_END if self._is_stream else _LINES_END
-        self._searched = 0
-        self._sum: _Sum | None = None
-        self.is_complete = False
-
-    @property
-    def meter(self) -> LaterMetering:
-        """Itself."""
-        return self
-
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes as they came; return them."""
-        if self._reads:
-            try:
-                self._held += self._decode(data)
-            except zlib.error:
-                self._reads = False
-            self._take()
-        return data
-
-    def finish(self) -> bytes:
-        """Take note of the end; nothing was held back."""
-        if not self.is_complete:
-            self.is_complete = True
-            self._read(bytes(self._held))
-        return b""
+        self._streams = streams
+        self._sum = Sum(environ, prices)
+        ends = _LINES_END if dialect.later_lines.fullmatch(self._rest) else None
+        self.meter = LaterMeter(coding, _EVENTS_END if streams else ends, self._read)
 
     def conclude(self) -> None:
         """Tell what was told, of an answer that has come whole."""
-        if self.is_complete and self._reads and self._sum is not None:
-            self._environ[MADE] = self._sum.made(self._environ.get(PROVIDER), self._prices)
+        made = self._sum.made() if self.meter.is_complete else None
+        if made is not None:
+            self._environ[MADE] = made
 
-    def _take(self) -> None:
-        start = 0
-        while not self._is_whole:
-            end = self._ends.search(self._held, max(start, self._searched))
-            if end is None:
-                break
-            self._read(bytes(self._held[start : end.end()]))
-            start = end.end()
-        del self._held[:start]
-        self._searched = max(0, len(self._held) - 3)  # an end may have begun there
-        if len(self._held) > MOST:
-            self._reads = False
-            self._held.clear()
-
-    def _read(self, piece: bytes) -> None:
-        document = document_of(data_of(piece) if self._is_stream else piece)
-        if isinstance(document, dict):
-            self._sum = summed(self._sum, self._dialect.later(self._rest, document))
+    def _read(self, piece: bytes) -> bool:
+        found = document_of(data_of(piece) if self._streams else piece)
+        document = found if isinstance(found, dict) else None
+        if document is not None:
+            self._sum.add(self._dialect.later(self._rest, document))
+        return self._streams and self._dialect.is_last(piece, document)
 
 
-class _Sum:
-    """What was told of one thing, in one document or in several."""
+class Sum:
+    """What was told of one thing, in one document or in several.
 
-    def __init__(self, first: Later) -> None:
-        self._id = first.id
-        self._parts: dict[str | None, Tokens] = {}
+    Args:
+        environ: the request.
+        prices: by which its cost is told: of each answer alone, since a long one may cost more.
+    """
 
-    def add(self, later: Later) -> None:
-        """Add what a further document tells."""
-        own = (later.model, later.tokens._replace(others=()))
-        for model, tokens in (own, *later.tokens.others):
-            known = self._parts.get(model)
-            self._parts[model] = tokens if known is None else known.plus(tokens)
+    def __init__(self, environ: WSGIEnvironment, prices: Prices) -> None:
+        self._environ = environ
+        self._prices = prices
+        self._id = ""
+        self._models: set[str | None] = set()
+        self._used = Tokens(0, 0)
+        self._cost: int | None = 0
 
-    def made(self, provider: str | None, prices: Prices) -> Made:
-        """Return it as it is booked."""
-        parts = tuple(self._parts.items())
-        cost = cost_of(prices, provider, parts)
-        used = Tokens(0, 0, others=parts).together()
-        usage = Usage(
-            used.input,
-            used.output,
-            used.cached,
-            used.reasoning,
-            None if cost is None else Decimal(cost) / NANO,
-            used.written,
-        )
-        return Made(f"{provider or ''} {self._id}", parts[0][0] if len(parts) == 1 else None, usage)
+    def add(self, found: Iterable[Later]) -> None:
+        """Add what a document tells."""
+        provider = self._environ.get(PROVIDER)
+        for one in found:
+            parts = ((one.model, one.tokens), *one.tokens.others)
+            cost = cost_of(self._prices, provider, parts, sums=one.sums)
+            self._cost = None if cost is None or self._cost is None else self._cost + cost
+            self._used = self._used.plus(one.tokens.together())
+            self._models |= {model for model, _ in parts}
+            self._id = one.id
 
-
-def summed(known: _Sum | None, found: Iterable[Later]) -> _Sum | None:
-    """Return the sum of what is known and what a document tells; None for nothing."""
-    for later in found:
-        known = _Sum(later) if known is None else known
-        known.add(later)
-    return known
+    def made(self) -> Made | None:
+        """Return it as it is booked; None for nothing, or what has used nothing so far."""
+        used = self._used
+        if not self._id or not (used.input or used.output):
+            return None
+        cost = None if self._cost is None else Decimal(self._cost) / NANO
+        usage = Usage(used.input, used.output, used.cached, used.reasoning, cost, used.written)
+        model = next(iter(self._models)) if len(self._models) == 1 else None
+        return Made(f"{self._environ.get(PROVIDER) or ''} {self._id}", model, usage)
 
 
 def cost_of(
-    prices: Prices, provider: str | None, parts: Iterable[tuple[str | None, Tokens]]
+    prices: Prices,
+    provider: str | None,
+    parts: Iterable[tuple[str | None, Tokens]],
+    *,
+    sums: bool = False,
 ) -> int | None:
-    """Return what tokens of several models cost, in nano-dollars; None where one has no price."""
+    """Return what tokens of several models cost, in nano-dollars; None where one has no price.
+
+    Args:
+        prices: by which it is told.
+        provider: who is paid.
+        parts: models, each with what it has used.
+        sums: whether these are sums of many answers, each of which may be a short one.
+    """
     total = 0
     for model, used in parts:
         price = prices.of(provider, model)
         if price is None or used.tier is Tier.UNKNOWN:
             return None
-        cost = price.cost(used.input, used.output, used.cached, used.written, used.details)
-        total += -(-cost // 2) if used.tier is Tier.HALF else cost
+        total += _part_of(price.first_step if sums else price, used, provider)
     return total
+
+
+def _part_of(price: Price, used: Tokens, provider: str | None) -> int:
+    of, part = _share(used.tier, provider)
+    if of == part:
+        return price.cost(used.input, used.output, used.cached, used.written, used.details)
+    # Tokens are billed at another price then, searches are not.
+    searches = tuple(pair for pair in used.details if pair[0] == "web_searches")
+    details = tuple(pair for pair in used.details if pair not in searches)
+    cost = price.cost(used.input, used.output, used.cached, used.written, details)
+    return -(-cost * of // part) + (price.cost(0, 0, details=searches) if searches else 0)
+
+
+def _share(tier: Tier, provider: str | None) -> tuple[int, int]:
+    """Return the part of the price that is billed, as a fraction."""
+    if tier is Tier.BATCH or (tier is Tier.FLEX and provider in _SELL_FLEX):
+        return 1, 2
+    return (11, 10) if tier is Tier.NEAR else (1, 1)

@@ -30,7 +30,7 @@ _TEXT = re.compile(
 # Only these are looked into: those with usage (in every other one it may be null), and the last.
 _MAY_TELL = re.compile(
     rb'usage"\s*:\s*(?:data:\s*)?\{|usageMetadata|message_stop|response\.(?:completed|incomplete|failed)|\[DONE'
-    rb'|"error"\s*:\s*(?:data:\s*)?\{'
+    rb'|"error"\s*:\s*(?:data:\s*)?\{|"type"\s*:\s*"error"|"type"\s*:\s*"[a-z_.]*\.(?:completed|done)"'
 ).search
 _FEW = 2048
 """Bytes of events whose text is counted together."""
@@ -243,7 +243,8 @@ class EventMeter:
         self.is_over = self.is_over or self._dialect.is_last(event, document)
         tokens = None if document is None else self._dialect.tokens(document)
         if document is not None and (
-            isinstance(document.get("error"), dict) or document.get("type") == "response.failed"
+            isinstance(document.get("error"), dict)
+            or document.get("type") in ("error", "response.failed")
         ):
             self.has_failed = True
         if document is None or tokens is None:
@@ -286,6 +287,8 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
     """Return the larger of each figure: streams tell sums, some of them in parts."""
     if known is None or more is None or more.is_all:
         return more or known
+    if known.is_all:
+        return known  # what is told plainly after it leaves out a part
     return Tokens(
         max(known.input, more.input),
         max(known.output, more.output),
@@ -294,7 +297,7 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
         max(known.reasoning, more.reasoning),
         merged_details(max, known.details, more.details),
         more.others or known.others,
-        known.is_all,
+        False,
         known.tier if more.tier is Tier.WHOLE else more.tier,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .._headers import header, without
 from ..body import Body
-from ..dialects import PLAIN, Dialect, Tokens, spoken
+from ..dialects import PLAIN, Dialect, Tier, Tokens, spoken
 from ..environ import BODY, MODEL, OVER, PROVIDER, USAGE
 from ..usage.figures import NANO, Usage
 from ..usage.prices import Prices
 from .codings import CODINGS, IDENTITY
-from .later import MADE, LaterMetering, cost_of, summed
+from .later import MADE, LaterMetering, Sum, cost_of
 from .meter import BYTES_A_TOKEN, EventMeter, Meter, WholeMeter
 from .route import AIPath
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 ASKED = "aigw.asked_for_usage"
 """True where a stream was asked for its usage by us and not by the client."""
 
-_TOLD_AGAIN = ("responses", "interactions")
+_TOLD_AGAIN = re.compile(
+    r"/(?:responses|interactions|threads/(?:[^/]+/)?runs(?:/[^/]+/submit_tool_outputs)?)/?"
+).fullmatch
 
 TELLS_UNASKED = frozenset({"mistral"})
 """Providers that tell a stream's usage by themselves and refuse to be asked for it."""
@@ -41,6 +44,7 @@ class Metering:
         streams: whether it is an event stream.
         goes_on: whether what makes it goes on when nobody reads it any more.
         repeats: whether it may be told again to who asks for it by its id.
+        tier: at what it is billed, where its head tells that.
 
     Attributes:
         meter: reads the answer.
@@ -57,12 +61,14 @@ class Metering:
         streams: bool,
         goes_on: bool = False,
         repeats: bool = False,
+        tier: Tier = Tier.WHOLE,
     ) -> None:
         self._environ = environ
         self._dialect = dialect
         self._goes_on = goes_on
         self._prices = prices
         self._concluded = False
+        self._tier = tier
         self.cuts = streams and ASKED in environ
         seen = self._seen if repeats else None
         self.meter: Meter = (
@@ -85,7 +91,7 @@ class Metering:
         if self._goes_on:
             return  # nobody here learns what it comes to: what was reserved for it counts
         said = -(-meter.text_bytes // BYTES_A_TOKEN)
-        if tokens is not None and tokens.output >= said:
+        if tokens is not None and tokens.together().output >= said:
             self._tell(tokens)
         elif tokens is not None:  # told at its beginning, and then it broke off
             self._tell(tokens._replace(output=said), estimated=True)
@@ -103,10 +109,11 @@ class Metering:
 
     def _seen(self, document: dict[str, Any]) -> None:
         """Remember the id of what counts here, and not again when it is asked for."""
-        rest = spoken(self._environ).rest
-        found = summed(None, self._dialect.later(rest, document))
-        if found is not None:
-            self._environ[MADE] = found.made(self._environ.get(PROVIDER), self._prices)
+        told = Sum(self._environ, self._prices)
+        told.add(self._dialect.later(spoken(self._environ).rest, document))
+        made = told.made()
+        if made is not None:
+            self._environ[MADE] = made
 
     def _tell(self, tokens: Tokens, *, estimated: bool = False) -> None:
         all_of_it = tokens.together() if tokens.others else tokens
@@ -118,10 +125,13 @@ class Metering:
             self._cost(tokens),
             all_of_it.written,
             estimated,
+            tokens.tier is Tier.UNKNOWN or self._tier is Tier.UNKNOWN,
         )
 
     def _cost(self, tokens: Tokens) -> Decimal | None:
         """Return what so many tokens cost, in USD; None where it cannot be told."""
+        if tokens.tier is Tier.WHOLE:
+            tokens = tokens._replace(tier=self._tier)
         parts = ((self._environ.get(MODEL), tokens), *tokens.others)
         nano = cost_of(self._prices, self._environ.get(PROVIDER), parts)
         return None if nano is None else Decimal(nano) / NANO
@@ -147,14 +157,23 @@ def metering_of(
     coding = header(headers, "content-encoding").strip().lower()
     if dialect is PLAIN:
         return None
-    if environ.get("REQUEST_METHOD") == "GET" and dialect.tells_later.fullmatch(rest):
-        return LaterMetering(environ, dialect, coding, prices, kind=kind)
-    if environ.get("REQUEST_METHOD") != "POST" or not (streams or kind == "application/json"):
+    method = environ.get("REQUEST_METHOD")
+    if method in ("GET", "POST") and dialect.tells_later.fullmatch(rest):
+        return LaterMetering(environ, dialect, coding, prices, streams=streams)
+    if method != "POST" or not (streams or kind == "application/json"):
         return None
-    repeats = rest.strip("/") in _TOLD_AGAIN
+    repeats = _TOLD_AGAIN(rest) is not None
     goes_on = streams and repeats and _is_background(environ)
+    tier = dialect.tier_told(headers)
     return Metering(
-        environ, dialect, coding, prices, streams=streams, goes_on=goes_on, repeats=repeats
+        environ,
+        dialect,
+        coding,
+        prices,
+        streams=streams,
+        goes_on=goes_on,
+        repeats=repeats,
+        tier=tier,
     )
 
 

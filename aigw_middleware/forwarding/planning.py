@@ -15,7 +15,14 @@ from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.capping import CAP_PATH
 from ..limits.enforcing import RESERVERS
 from ..model_rules import MODEL_RULES
-from ..named_models import NO_MODEL, form_boundary, inner_models, named_models, put_in_form
+from ..named_models import (
+    NO_MODEL,
+    bare_name,
+    form_boundary,
+    inner_models,
+    named_models,
+    put_in_form,
+)
 from ..providers import Provider
 from ..usage.prices import Prices
 from .health import health
@@ -349,7 +356,7 @@ class Planner:
         if candidates[0].model is None:
             return None
         if is_json:
-            name = document.get("model")
+            name = bare_name(document.get("model"))
             return ModelPlace(path, b"", name, names_model=takes.named is None, asks=asks)
         if not boundary:
             return None

@@ -26,8 +26,12 @@ ACCOUNT = (
     "x-goog-user-project",
     "anthropic-organization-id",
     "anthropic-workspace-id",
+    "anthropic-user-profile-id",
 )
 """Headers that choose an account at a provider: with our key that is not the client's choice."""
+
+OVERRIDE = ("x-http-method-override", "x-http-method", "x-method-override")
+"""Headers that ask for another method than the one that was judged; Google obeys them."""
 
 CLIENT = (
     "cookie",
@@ -47,7 +51,7 @@ _TO_NOBODY = _keys(
 )
 _LONGEST = 128
 """Letters of a header's key that is kept in mind at most."""
-_NOT_TO_PROVIDERS = _TO_NOBODY | _keys(*ACCOUNT, *CLIENT)
+_NOT_TO_PROVIDERS = _TO_NOBODY | _keys(*ACCOUNT, *OVERRIDE, *CLIENT)
 
 
 def request_headers(environ: WSGIEnvironment, *, provider: bool) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from .._paths import has_dot_segment
 from ..dialects import PLAIN, Dialect, dialect_of, spoken
 from ..dialects.gemini import UPLOADS
 from ..environ import full_path
+from ..named_models import bare_name
 from ..providers.catalogue import BEARER, CUSTOM_HEADERS
 from ..providers.provider import Provider, credential
 from .url import BaseURL, quote_path, raw_path
@@ -114,7 +115,7 @@ def provider_candidates(
         for provider, keys in providers
         if name in provider.dialects and (keys or not provider.needs_key)
     ]
-    chosen = [pair for pair in speaking if pair[0].lists(model)]
+    chosen = [pair for pair in speaking if pair[0].lists(_own_name(pair[0], model))]
     if not chosen:
         open_ones = [pair for pair in speaking if pair[0].serves_any or model is None]
         native = [pair for pair in open_ones if pair[0].dialects[0] == name] or open_ones
@@ -134,7 +135,13 @@ def _keyed_candidates(
     target = (below + path.raw) or "/"
     credentials: list[tuple[tuple[str, str] | None, str]]
     credentials = [(provider.credential(dialect, key), key) for key in keys] or [(None, "")]
+    own = _own_name(provider, model)
     return [
-        Candidate(provider.name, base, target, header, key, model, provider.query, provider.weight)
+        Candidate(provider.name, base, target, header, key, own, provider.query, provider.weight)
         for header, key in credentials
     ]
+
+
+def _own_name(provider: Provider, model: str | None) -> str | None:
+    """Return a model's name as it is judged: Google takes `models/NAME` for `NAME`."""
+    return bare_name(model) if "gemini" in provider.dialects else model

@@ -287,13 +287,17 @@ class NamedLimits:
         """
         if not self._late or (want is not None and not want.priced):
             return None
+        counts_money = any(one.limit.unit == USD for one in self._late)
         inner = () if want is None else tuple(one for one in want.inner if one != ANY_MODEL)
-        if not inner:
+        if not inner or not counts_money:
             return self._prices.of(provider, model)
         asked = inner if model is None else (model, *inner)
-        prices = [price for one in asked if (price := self._prices.of(provider, one)) is not None]
-        if len(prices) < len(asked):
-            return None
+        prices: list[Price] = []
+        for one in asked:
+            price = self._prices.of(provider, one)
+            if price is None:
+                return None
+            prices.append(price)
         return prices[0] if model is not None else max(prices, key=lambda p: (p.output, p.input))
 
     def _report(

@@ -228,6 +228,8 @@ class Holding:
                 yield from (Settlement(one.demand, one.mark, 0) for one in held)
                 continue
             used = _used(held[0], figures) if figures is not None else None
+            if used is not None and unit == USD and getattr(usage, "costs_more", False):
+                used = max(used, sum(one.demand.units for one in held))
             if used is None:
                 # Where nobody tells, all of it was used by an answer that succeeded.
                 used = sum(one.demand.units for one in held) if status < 400 else 0

@@ -36,7 +36,8 @@ _REFERENCES = frozenset(
         "image_url", "file_id", "file_url", "input_audio", "previous_response_id", "conversation",
         "prompt_cache_id", "fileData", "file_data", "fileUri", "file_uri", "cachedContent",
         "cached_content", "container", "vector_store_ids", "fileName", "file_name", "assistant_id",
-        "training_file", "previous_interaction_id",
+        "training_file", "previous_interaction_id", "fileSearchStoreNames",
+        "file_search_store_names", "continuationToken", "continuation_token",
     }
 )  # fmt: skip
 _STORED = ("prompt", "audio")
@@ -106,6 +107,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     body, document = found
     refers, inline = _content_of(document, body.read())
     counted = None if inline else _counted(dialect, model, body)
+    refers = refers or any(map(_is_bare_reference, _items(document)))
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     priced = not dialect.takes(rest).unpriced and dialect.tier(document) is not Tier.UNKNOWN
     inner = inner_models(environ, dialect, rest)
@@ -117,7 +119,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     if output.batch is not None:
         return _of_batch(model, bound, least, output.batch)._replace(priced=priced, inner=inner)
     capped: int | None = environ.get(CAPPED)
-    most = None if output.cap is None or capped is not None else output.cap * output.answers
+    most = output.fixed if capped is not None else output.most
     default = DEFAULT_OUTPUT if capped is None else capped
     return Wanted(
         model,
@@ -248,6 +250,8 @@ def _is_reference(value: dict[str, Any]) -> bool:
     kind = value.get("type")
     if kind == "item_reference" or (kind in ("url", "file") and "url" in value):
         return True
+    if kind == "continue" and "previous_message_id" in value:
+        return True
     if "uri" in value and isinstance(kind, str):  # of an interaction: a video, a document, ...
         return True
     if _SUSPECTS.isdisjoint(value):
@@ -257,6 +261,16 @@ def _is_reference(value: dict[str, Any]) -> bool:
         if isinstance(member, dict) and "id" in member:
             return True
     return any(name in _REFERENCES and not _is_inline(member) for name, member in value.items())
+
+
+def _items(document: dict[str, Any]) -> list[Any]:
+    items = document.get("input")
+    return items if isinstance(items, list) else []
+
+
+def _is_bare_reference(item: Any) -> bool:
+    """Whether an item of OpenAI's input is nothing but the id of another one."""
+    return isinstance(item, dict) and "id" in item and item.keys() <= {"id", "type"}
 
 
 def _is_inline(member: Any) -> bool:

@@ -400,7 +400,7 @@ class _Served(NamedTuple):
         if model is None:
             return _NO_NAME if self.allowed is not None or self.denied else None
         pair = (name, model.lower())
-        if model == ANY_MODEL and self.denied:
+        if model == ANY_MODEL and any(name == owner for owner, _ in self.denied):
             return _NOT_SERVED  # it may be one of them
         if (
             pair in self.denied

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from operator import itemgetter
 from typing import Any
 
 from .._forks import in_child
@@ -29,6 +28,8 @@ MERGE_SECONDS = 5.0
 WAIT_SECONDS = 2.0
 _MOST_READ = 8 * 1024 * 1024
 _USED, _ROW, _ONCE = "k", "u", "o"
+_AT_ONCE = 400
+"""Ids in one statement: SQLite takes 999 values in some builds."""
 
 MIGRATIONS: Migrations = (
     (
@@ -356,13 +357,11 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
         if row[0] == _USED:
             used[row[1]] = max(row[2], used.get(row[1], 0))
     booked = [row[1:] for row in found if row[0] == _ROW]
-    # Both in one order everywhere, so that two machines that merge never wait for each other.
-    for row in sorted((row for row in found if row[0] == _ONCE), key=itemgetter(-1)):
-        *figures, id_ = row[1:]
-        counts = connection.execute(
-            "INSERT INTO counted_once VALUES (?, ?) ON CONFLICT (id) DO NOTHING", (id_, figures[0])
-        ).rowcount
-        booked.append(figures if counts else _uncounted(figures))
+    told = [row[1:] for row in found if row[0] == _ONCE]
+    new = _new_ids(connection, {row[-1]: row[0] for row in reversed(told)})
+    for *figures, id_ in told:
+        booked.append(figures if id_ in new else _uncounted(figures))
+        new.discard(id_)
     connection.executemany(
         "INSERT INTO last_used VALUES (?, ?) ON CONFLICT (key_id) DO UPDATE SET at = "
         "CASE WHEN excluded.at > last_used.at THEN excluded.at ELSE last_used.at END",
@@ -374,6 +373,25 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         booked,
     )
+
+
+def _new_ids(connection: Connection, ids: dict[str, int]) -> set[str]:
+    """Keep ids, each with its time; return those that were not there.
+
+    Both in one order everywhere, so that two machines that merge never wait for each other.
+    """
+    new: set[str] = set()
+    ordered = sorted(ids.items())
+    for start in range(0, len(ordered), _AT_ONCE):
+        part = ordered[start : start + _AT_ONCE]
+        marks = ", ".join("(?, ?)" for _ in part)
+        kept = connection.execute(
+            f"INSERT INTO counted_once VALUES {marks} "  # noqa: S608
+            "ON CONFLICT (id) DO NOTHING RETURNING id",
+            [value for pair in part for value in pair],
+        )
+        new.update(row[0] for row in kept.fetchall())
+    return new
 
 
 def _uncounted(figures: list[Any]) -> list[Any]:

@@ -31,6 +31,8 @@ class Usage:
         cache_write_tokens: those of the input that were written to a cache.
         estimated: whether the figures are a guess, of an answer that broke off before its
             provider told any.
+        costs_more: whether it is billed at more than the model's own price, nobody knows by how
+            much: then what was reserved of a limit of money stays charged at least.
     """
 
     input_tokens: int = 0
@@ -40,6 +42,7 @@ class Usage:
     cost: float | Decimal | None = None
     cache_write_tokens: int = 0
     estimated: bool = False
+    costs_more: bool = False
 
 
 class Figures(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from operator import mul
@@ -87,6 +87,11 @@ class Price:
             prices, tokens = self._all(), (plain, output_tokens, cached, written)
             nano = sum(map(mul, prices, tokens), Decimal(0)) * (NANO // MILLION)
         return int(nano.to_integral_value(rounding="ROUND_CEILING"))
+
+    @property
+    def first_step(self) -> Price:
+        """The same without the steps by which a long prompt costs more."""
+        return self if self.exact is None else replace(self, exact=None, detailed=None)
 
     def output_for(self, nano: int, input_tokens: int, answers: int) -> int:
         """Return how many tokens each of `answers` may have for `nano`, behind such a prompt."""
