@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,13 @@ PAINTED = {
         "web_search": {"num_requests": 2},
     },
 }  # fmt: skip
+SVG = {
+    "input_tokens": 4,
+    "output_tokens": 5,
+    "reasoning_tokens": 2,
+    "total_tokens": 9,
+    "model": "gpt-5",
+}
 # https://ai.google.dev/api/interactions-api
 INTERACTION_USAGE = {
     "total_input_tokens": 18, "total_tool_use_tokens": 2, "total_output_tokens": 23,
@@ -190,6 +198,11 @@ WHOLE = [
     pytest.param("/v1/messages", {"usage": {**CLAUDE_USAGE, "iterations": "odd"}}, (20, 30, 6, 4, 0), id="odd iterations"),
     pytest.param("/v1/responses", PAINTED, (70, 1030, 4, 0, 0), id="a tool's pictures"),
     pytest.param("/v1beta/interactions", {"usage": INTERACTION_USAGE}, (20, 30, 5, 0, 7), id="interaction"),
+    pytest.param("/v1beta/interactions", {"usage": {"total_output_tokens": 100, "total_tokens": 100}}, (0, 100, 0, 0, 0), id="interaction, in part"),
+    pytest.param("/v1beta/cachedContents", {"usageMetadata": {"totalTokenCount": 50}}, (50, 0, 0, 0, 0), id="a cache that was made"),
+    pytest.param("/v1/images/generations", {"usage": {"input_tokens": 10, "output_tokens": 20}, "svg_usage": SVG}, (14, 25, 0, 0, 2), id="an SVG"),
+    pytest.param("/v1/responses", {"usage": RESPONSES_USAGE, "output": [{"svg_usage": SVG}, {"svg_usage": SVG}]}, (28, 40, 5, 0, 11), id="two SVGs"),
+    pytest.param("/v1/responses", {**PAINTED, "tools": [{"type": "image_generation", "model": {"id": "x"}}]}, (70, 1030, 4, 0, 0), id="an odd model"),
     pytest.param(GEMINI, {"usageMetadata": GEMINI_USAGE}, (20, 30, 5, 0, 7), id="generateContent"),
     pytest.param(GEMINI, [{"a": 1}, {"usageMetadata": GEMINI_USAGE}], (20, 30, 5, 0, 7), id="an array"),
 ]  # fmt: skip
@@ -649,7 +662,9 @@ NOTHING = [
     "/v1/responses/r/cancel", "/v1/threads", "/v1/threads/t/messages",
     "/v1/vector_stores", "/v1/files", "/v1/moderations",
     "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/messages/batches/b/cancel",
-    "/v1beta/models/g:countTokens",
+    "/v1beta/models/g:countTokens", "/v1beta/tunedModels/g:countTokens",
+    "/v1beta/interactions/i/cancel", "/v1beta/fileSearchStores", "/v1beta/webhooks/w:rotate",
+    "/v1/webhook_endpoints", "/v1/threads/t/runs/r", "/v1/evals/e",
 ]  # fmt: skip
 
 
@@ -719,6 +734,22 @@ DETAILED = [
     pytest.param("/v1beta/models/gemini-2.5-flash-image:generateContent", "gemini-2.5-flash-image",
         {"usageMetadata": IMAGE}, "google",
         {"input_tokens": 10, "output_tokens": 1290, "output_image_tokens": 1290}, id="a picture"),
+    pytest.param("/v1beta/interactions", "gemini-2.5-flash-image", {"usage": {
+        "total_input_tokens": 10, "total_output_tokens": 1290,
+        "output_tokens_by_modality": [{"modality": "image", "tokens": 1290}]}}, "google",
+        {"input_tokens": 10, "output_tokens": 1290, "output_image_tokens": 1290}, id="an interaction's picture"),
+    pytest.param("/v1beta/interactions", "gemini-3-flash-preview", {"usage": {
+        "total_input_tokens": 10, "total_output_tokens": 5, "grounding_tool_count": [
+            {"type": "google_search", "count": 10}, {"type": "google_maps", "count": 3}]}}, "google",
+        {"input_tokens": 10, "output_tokens": 5, "web_searches": 10}, id="an interaction's searches"),
+    pytest.param("/v1beta/models/gemini-3-flash-preview:generateContent", "gemini-3-flash-preview", {
+        "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5}, "modelVersion": "gemini-3-flash",
+        "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]}, "google",
+        {"input_tokens": 10, "output_tokens": 5, "web_searches": 2}, id="searches"),
+    pytest.param("/v1beta/models/gemini-2.5-flash:generateContent", "gemini-2.5-flash", {
+        "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5}, "modelVersion": "gemini-2.5-flash",
+        "candidates": [{"groundingMetadata": {"webSearchQueries": ["a", "b"]}}]}, "google",
+        {"input_tokens": 10, "output_tokens": 5, "web_searches": 1}, id="a prompt with searches"),
     pytest.param("/v1/messages", "claude-sonnet-4-5", {"usage": KEPT}, "anthropic",
         {"input_tokens": 100_100, "output_tokens": 10, "cache_write_tokens": 100_000,
          "cache_write_1h_tokens": 100_000, "web_searches": 2}, id="an hour's cache and searches"),
@@ -734,7 +765,7 @@ def test_what_has_a_price_of_its_own_is_told_at_it(
     expected = genai_prices.calc_price(
         genai_prices.Usage(**used), model_ref=model, provider_id=provider
     ).total_price
-    kinds = ("input_a", "output_", "web", "cache_audio")
+    kinds = ("input_a", "output_", "web", "cache_audio")  # what has a price of its own
     plain = {name: used[name] for name in used if not name.startswith(kinds)}
     assert answer.environ["aigw.usage"].cost == expected
     assert expected != genai_prices.calc_price(
@@ -788,6 +819,11 @@ TIERED = [
     pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "priority"}, None, id="chat, priority"),
     pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "flex"}, 2, id="chat, flex"),
     pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "default"}, 1, id="chat"),
+    pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": "ultrafast"}, None, id="a tier of tomorrow"),
+    pytest.param(CHAT, {"usage": CHAT_USAGE, "service_tier": 3}, None, id="a number"),
+    pytest.param("/v1beta/interactions", {"usage": {"total_input_tokens": 10, "total_output_tokens": 10},
+        "service_tier": "flex"}, 2, id="interaction, flex"),
+    pytest.param("/v1/messages", {"usage": {**CLAUDE_USAGE, "inference_geo": "us"}}, Fraction(10, 11), id="in one country"),
     pytest.param("/v1/responses", {"usage": RESPONSES_USAGE, "service_tier": "priority"}, None, id="responses, priority"),
     pytest.param("/v1beta/models/gemini-2.5-flash:generateContent",
         {"usageMetadata": {**GEMINI_USAGE, "serviceTier": "FLEX"}}, 2, id="Gemini, flex"),
@@ -795,18 +831,63 @@ TIERED = [
 
 
 @pytest.mark.parametrize(("path", "document", "share"), TIERED)
-def test_a_service_tier_is_billed_as_it_says(path: str, document: Any, share: int | None) -> None:
+def test_a_service_tier_is_billed_as_it_says(path: str, document: Any, share: Any) -> None:
     """Half for what may wait, unknown for what is to be fast; the model's own price is neither."""
     model = "claude-sonnet-4-5" if "messages" in path else "gpt-4o"
     if path.startswith("/v1beta"):
         model = "gemini-2.5-flash"
     plain = {"usage": document["usage"]} if "usage" in document else dict(document)
-    plain = json.loads(json.dumps(plain).replace('"fast"', "null").replace('"FLEX"', "null"))
+    for name in ('"fast"', '"FLEX"', '"us"'):
+        plain = json.loads(json.dumps(plain).replace(name, "null"))
     usage = ask(whole(document), path, {"model": model}).environ["aigw.usage"]
     full = ask(whole(plain), path, {"model": model}).environ["aigw.usage"]
     assert full.cost
-    assert usage.cost == (None if share is None else full.cost / share)
+    wanted = None if share is None else Decimal(-(-Fraction(full.cost * 10**9) // share)) / 10**9
+    assert usage.cost == wanted
     assert figures(usage) == figures(full)
+
+
+@pytest.mark.parametrize("provider", ["groq", "mine"])
+def test_flex_is_half_only_of_who_sells_it_so(provider: str) -> None:
+    """Groq takes the same for it; a server of one's own may echo what it is told."""
+    body = json.dumps({"model": "llama-3.3-70b-versatile", "service_tier": "flex"}).encode()
+    costs = []
+    for tier in ("flex", "default"):
+        answer_bytes = whole({"usage": CHAT_USAGE, "service_tier": tier})
+        with raw_provider(answering(answer_bytes)) as upstream:
+            one = Provider(provider, base_url=upstream.url, api_keys=[KEY])
+            app = UpstreamForwarder(upstream=one, prices={"llama-3.3-70b-versatile": (1, 2)})
+            costs.append(call(app, CHAT, body=body).environ["aigw.usage"].cost)
+    assert costs[0] == costs[1] == Decimal("0.00008")
+
+
+def test_googles_tier_is_told_in_the_head() -> None:
+    """`x-gemini-service-tier`: what was served, whatever was asked for."""
+    body = json.dumps({"usageMetadata": GEMINI_USAGE}).encode()
+    path = "/v1beta/models/gemini-2.5-flash:generateContent"
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-gemini-service-tier: {}\r\n"
+    costs = []
+    for tier in ("standard", "flex", "priority"):
+        data = f"{head.format(tier)}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        costs.append(ask(data, path, {}).environ["aigw.usage"].cost)
+    standard, flex, priority = costs
+    assert (flex, priority) == (standard / 2, None)
+
+
+def test_what_only_the_answer_tells_to_be_dearer_keeps_its_reservation() -> None:
+    """The account's own default may be a faster tier: at least what was reserved is gone."""
+    counters = open_counters("memory:")
+    told = whole(
+        {"usage": {"prompt_tokens": 5, "completion_tokens": 5}, "service_tier": "priority"}
+    )
+    with raw_provider(answering(told)) as upstream:
+        provider = Provider("openai", base_url=upstream.url, api_keys=[KEY])
+        app = RateLimiter(
+            UpstreamForwarder(upstream=provider), "10 usd/day", by="global", counters=counters
+        )
+        call(app, CHAT, body=json.dumps({**MODEL, "max_tokens": 100_000}).encode())
+    (count,) = counters.counts()
+    assert count.used / 10**9 > 0.9  # 100,000 tokens of gpt-4o's
 
 
 def test_a_stream_tells_its_tier_in_every_chunk() -> None:
@@ -829,6 +910,16 @@ def test_a_stream_tells_its_tier_in_every_chunk() -> None:
         ("/v1/responses", {"service_tier": "fast"}),
         ("/v1beta/models/gemini-2.5-flash:generateContent", {"serviceTier": "PRIORITY"}),
         ("/v1beta/interactions", {"service_tier": "priority"}),
+        (CHAT, {"service_tier": "ultrafast"}),
+        (
+            "/v1beta/models/gemini-2.5-flash:generateContent",
+            {"serviceTier": "SERVICE_TIER_PRIORITY"},
+        ),
+        (
+            "/v1beta/models/gemini-2.5-flash:generateContent",
+            {"serviceTier": "standard", "service_tier": "priority"},
+        ),
+        ("/v1beta/models/gemini-2.5-flash:generateContent", {"serviceTier": 3}),
     ],
 )
 def test_money_is_not_spent_at_a_price_that_is_not_known(path: str, fields: Any) -> None:
@@ -855,6 +946,133 @@ def test_a_batch_is_reserved_at_the_price_of_its_dearest_model() -> None:
     assert asked("claude-opus-4-7", "claude-haiku-4-5").status == 200  # 0.25 USD for each of both
     assert asked("claude-haiku-4-5", "claude-haiku-4-5").status == 200
     assert asked("claude-opus-4-7", "claude-haiku-4-5").code == "budget_exceeded"
+
+
+ENDED = [
+    pytest.param("/v1/images/generations", [{"type": "image_generation.completed", "usage": RESPONSES_USAGE}], id="a picture"),
+    pytest.param("/v1/audio/transcriptions", [{"type": "transcript.text.done", "usage": RESPONSES_USAGE}], id="a transcript"),
+    pytest.param("/v1/audio/speech", [{"type": "speech.audio.done", "usage": RESPONSES_USAGE}], id="speech"),
+    pytest.param("/v1/threads/t/runs", [{"object": "thread.run", "status": "completed", "usage": CHAT_USAGE}], id="a run"),
+    pytest.param("/v1beta/interactions", [{"event_type": "interaction.completed", "interaction": {"usage": INTERACTION_USAGE}}], id="an interaction"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "events"), ENDED)
+def test_an_answer_that_is_all_there_is_not_ended_by_a_limit(path: str, events: Any) -> None:
+    """Its last event tells more than is left: that is charged, and nothing follows the answer."""
+    fields = {
+        "input": "x",
+        "prompt": "x",
+        "model": "gemini-x" if "beta" in path else "gpt-x",
+        "stream": True,
+    }
+    with raw_provider(answering(streamed(*events, b"[DONE]"))) as provider:
+        name = "google" if "beta" in path else "openai"
+        upstream = Provider(name, base_url=provider.url, api_keys=[KEY])
+        app = RateLimiter(UpstreamForwarder(upstream=upstream), "40 output_tokens/min", by="global")
+        body = json.dumps({**fields, "max_output_tokens": 1}).encode()
+        if "transcriptions" in path:
+            variables = {"CONTENT_TYPE": "multipart/form-data; boundary=b"}
+            part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-x\r\n--b--\r\n'
+            answer = call(app, path, body=part, **variables)
+        else:
+            answer = call(app, path, body=body)
+    assert answer.status == 200
+    assert answer.body == streamed_body(*events, b"[DONE]")
+    assert answer.environ["aigw.usage"].output_tokens == 30
+
+
+def test_a_client_that_leaves_at_the_sentinel_has_read_all() -> None:
+    """Google's SDK stops there, with an `event:` line before it, and waits for no end."""
+    said = {"event_type": "step.delta", "delta": {"type": "text", "text": "x" * 4000}}
+    last = {"event_type": "interaction.completed", "interaction": {"usage": INTERACTION_USAGE}}
+    data = streamed_body(said, last) + b"event: done\ndata: [DONE]\n\n"
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with raw_provider(answering(head + b"%x\r\n%b\r\n" % (len(data), data), keep=True)) as provider:
+        upstream = Provider("google", base_url=provider.url, api_keys=[KEY])
+        body = b'{"model": "g", "input": "x", "stream": true}'
+        environ = make_environ("/v1beta/interactions", body=body)
+        iterable: Any = UpstreamForwarder(upstream=upstream)(environ, lambda *_: lambda _: None)
+        assert next(iterable)
+        iterable.close()
+    usage = environ["aigw.usage"]
+    assert (usage.output_tokens, usage.estimated) == (30, False)
+
+
+def test_an_error_event_of_responses_is_a_failure() -> None:
+    """It holds no `error` object, as those of other streams do."""
+    error = {"type": "error", "code": "server_error", "message": "x", "param": None}
+    body = {**MODEL, "stream": True, "max_output_tokens": 60_000}
+    answer = ask(streamed({"type": "response.created"}, error), "/v1/responses", body)
+    assert (answer.environ["aigw.usage"].output_tokens, answer.environ["aigw.usage"].estimated) == (
+        0,
+        True,
+    )
+
+
+def test_a_fallbacks_stream_that_breaks_off_is_counted_once() -> None:
+    """By the figures that came, though most of them are of another model; no later ones blur them."""
+    start = {
+        "type": "message_start",
+        "message": {"usage": {"input_tokens": 100, "output_tokens": 1}},
+    }
+    text = {"type": "content_block_delta", "delta": {"text": "x" * 90}}
+    told = {"type": "message_delta", "usage": FALLEN_BACK_USAGE}
+    more = {"type": "message_delta", "usage": {"input_tokens": 100, "output_tokens": 25}}
+    body = {"model": "claude-sonnet-4-5", "max_tokens": 99, "stream": True}
+    for events, end in (([start, text, told], False), ([start, text, told, more], True)):
+        with raw_provider(answering(streamed(*events, end=end))) as provider:
+            upstream = Provider("anthropic", base_url=provider.url, api_keys=[KEY])
+            environ = make_environ("/v1/messages", body=json.dumps(body).encode())
+            iterable: Any = UpstreamForwarder(upstream=upstream)(environ, lambda *_: lambda _: None)
+            next(iterable)
+            iterable.close()
+        assert figures(environ["aigw.usage"])[:2] == (203, 25)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/messages", {"thread": {"type": "continue", "previous_message_id": "m"}}),
+        ("/v1/responses", {"input": [{"id": "msg_1"}]}),
+        (
+            "/v1beta/interactions",
+            {"tools": [{"type": "file_search", "file_search_store_names": ["s"]}]},
+        ),
+        (GEMINI, {"tools": [{"fileSearch": {"fileSearchStoreNames": ["s"]}}]}),
+        ("/v1beta/interactions", {"continuation_token": "t"}),
+    ],
+)
+def test_content_that_is_elsewhere_counts_as_much_as_a_model_reads(path: str, fields: Any) -> None:
+    """In its newest forms too."""
+    limiter = RateLimiter(Inner(), "1000000 input_tokens/min", by="global")
+    plain = call(limiter, path, body=json.dumps({"model": "m", "max_tokens": 9}).encode())
+    left = int(plain.headers["RateLimit"].partition("r=")[2].partition(";")[0])
+    answer = call(
+        limiter, path, body=json.dumps({"model": "m", "max_tokens": 9, **fields}).encode()
+    )
+    assert left - int(answer.headers["RateLimit"].partition("r=")[2].partition(";")[0]) > 200_000
+
+
+def test_speech_is_reserved_for_what_is_read_aloud() -> None:
+    """The sound itself tells no usage: two tokens a letter."""
+    limiter = RateLimiter(Inner(), "1000 output_tokens/min", by="global")
+    body = json.dumps({"model": "gpt-4o-mini-tts", "input": "x" * 240, "voice": "a"}).encode()
+    assert [call(limiter, "/v1/audio/speech", body=body).status for _ in range(3)] == [
+        200,
+        200,
+        429,
+    ]
+
+
+def test_each_fallback_may_have_a_bill_of_its_own() -> None:
+    """Of one that was declined in the middle too."""
+    limiter = RateLimiter(Inner(), "1000 output_tokens/min", by="global")
+    fallbacks = [{"model": "m"}, {"model": "m", "max_tokens": 50}]
+    body = json.dumps({"model": "m", "max_tokens": 400, "fallbacks": fallbacks}).encode()
+    assert [call(limiter, "/v1/messages", body=body).status for _ in range(2)] == [200, 429]
 
 
 def test_details_that_are_told_in_parts_are_put_together() -> None:

@@ -296,11 +296,24 @@ INNER = [
     ("/v1/messages", {"tools": [{"name": "f", "input_schema": {"model": "x"}}, ADVISOR]}),
     ("/v1/messages", {"fallbacks": [{"model": "m"}, {"model": "claude-opus"}]}),
     ("/v1/messages", {"fallbacks": "default"}),
+    ("/v1/messages", {"fallbacks": ["claude-opus"]}),
+    ("/v1/messages", {"fallbacks": {"model": "claude-opus"}}),
+    ("/v1/messages", {"models": ["claude-opus"]}),
+    ("/v1/messages", {"messages": [{"role": "user", "content": [
+        {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": ADVISOR}}]}]}),
     ("/v1/messages/count_tokens", {"tools": [ADVISOR]}),
     ("/v1/responses", {"tools": [PAINTER]}),
     ("/v1/responses", {"tools": [AUTHOR]}),
     ("/v1/responses", {"input": [{"type": "tool_search_output", "tools": [PAINTER]}]}),
-]
+    ("/v1/responses", {"tools": [{"type": "image_generation"}]}),
+    ("/v1/responses", {"tools": [{"type": "openrouter:fusion", "parameters": {"analysis_models": ["m", "gpt-image"]}}]}),
+    (CHAT, {"tools": [{"type": "openrouter:advisor", "parameters": {"model": "claude-opus"}}]}),
+    (CHAT, {"tools": [{"type": "openrouter:image_generation"}]}),
+    (CHAT, {"plugins": [{"id": "fusion", "analysis_models": ["claude-opus"]}]}),
+    (CHAT, {"fallbacks": ["claude-opus"]}),
+    ("/v1/images/generations", {"svg": {"model": "gpt-image"}}),
+    ("/v1/fine_tuning/jobs", {"method": {"reinforcement": {"grader": {"model": "claude-opus"}}}}),
+]  # fmt: skip
 RESTRICTED: list[tuple[Any, Any]] = [
     (lambda app: ModelAccess(app, ["m"]), None),
     (lambda app: ModelAccess(app, ["*"], deny=["*opus*", "*/gpt-image"]), None),
@@ -368,6 +381,113 @@ def test_a_tools_model_that_readers_take_differently_is_refused(tool: Any) -> No
     """As the one of the whole request is."""
     answer = call(ModelAccess(Inner(), ["m"]), "/v1/messages", body=chat("m", tools=[tool]))
     assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("name", ["Tools", "FALLBACKS"])
+def test_a_place_that_readers_spell_differently_is_refused(name: str) -> None:
+    """Some take `Tools` for `tools`."""
+    answer = call(ModelAccess(Inner(), ["m"]), "/v1/messages", body=chat("m", **{name: []}))
+    assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/agents", {"model": {"id": "claude-opus", "speed": "fast"}}),
+        ("/v1/agents/a", {"multiagent": {"advisor": {"type": "enabled", "model": "claude-opus"}}}),
+        ("/v1/sessions", {"agent": {"id": "a", "model": "claude-opus"}}),
+        ("/v1/dreams", {"model": "claude-opus"}),
+        ("/v1/evals/e/runs", {"data_source": {"type": "responses", "model": "o1"}}),
+        ("/v1/evals", {"testing_criteria": [{"type": "score_model", "model": "o1"}]}),
+        ("/v1/fine_tuning/alpha/graders/run", {"grader": {"type": "multi", "graders": {"a": {"model": "o1"}}}}),
+        ("/v1/realtime/client_secrets", {"session": {"type": "realtime", "model": "gpt-realtime"}}),
+        ("/v1/realtime/calls/c/accept", {"audio": {"input": {"transcription": {"model": "whisper"}}}}),
+        ("/v1/live/sessions", {"delegation": {"responses": {"model": "o1"}}}),
+        ("/v1/decisions", {"model": "o1"}),
+        ("/v1beta/decisions", {"model": "gemini-pro"}),
+        ("/v1beta/cachedContents", {"model": "models/gemini-pro"}),
+        ("/v1beta/interactions", {"agent": "mender", "agent_config": {"model": "gemini-pro"}}),
+    ],
+)  # fmt: skip
+def test_what_paths_opens_is_judged_by_all_models_in_its_body(path: str, fields: Any) -> None:
+    """`paths` opens what names no model, however deep one stands."""
+    headers = {"HTTP_ANTHROPIC_VERSION": "2023-06-01"} if path[4] in "asd" else {}
+    if path == "/v1/decisions":
+        headers = {}
+    app = ModelAccess(Inner(), ["m"], paths=[path])
+    answer = call(app, path, body=json.dumps(fields).encode(), **headers)
+    assert answer.code == "model_not_allowed"
+    own = {
+        "metadata": {"model": "x"},
+        "item": {"model": "x"},
+        "tools": [{"parameters": {"model": "x"}}],
+    }
+    named = {"model": "m"} if path.endswith("decisions") else {}
+    assert call(app, path, body=json.dumps({**named, **own}).encode(), **headers).status == 200
+
+
+def test_a_form_names_the_model_of_its_svg_too() -> None:
+    """As the SDK sends it: `svg[model]`."""
+    parts = {"model": "m", "prompt": "x", "svg[model]": "gpt-6"}
+    body = "".join(
+        f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in parts.items()
+    )
+    data = f"{body}--b--\r\n".encode()
+    kind = {"CONTENT_TYPE": "multipart/form-data; boundary=b"}
+    for allow, status in ((["m"], 403), (["m", "gpt-6"], 200)):
+        answer = call(ModelAccess(Inner(), allow), "/v1/images/edits", body=data, **kind)
+        assert answer.status == status
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1beta/openai/chat/completions", "/v1beta/interactions"])
+def test_googles_own_names_are_the_same_models(path: str) -> None:
+    """`models/gemini-pro` is `gemini-pro`: for rules, limits, and the provider's own list."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        google = Provider("google", base_url=upstream.url, api_keys=["k"], models=["gemini-pro"])
+        forwarder = UpstreamForwarder(upstream=google)
+        for allow, deny, status in (
+            (["gemini-pro"], [], 200),
+            (["google/*"], ["google/gemini-pro"], 403),
+            (None, ["gemini-pro*"], 403),
+        ):
+            app = ModelAccess(forwarder, allow, deny=deny)
+            for name in ("gemini-pro", "models/gemini-pro"):
+                answer = call(app, path, body=chat(name))
+                assert (answer.status, name) == (status, name)
+        assert json.loads(upstream.requests[-1].body)["model"] == "models/gemini-pro"
+    for app in (
+        ModelAccess(Inner(), ["*"], deny=["google/gemini-pro"]),
+        RateLimiter(Inner(), "1 tokens/day for google/gemini-pro", by="global"),
+    ):
+        assert call(app, path, body=chat("models/gemini-pro")).status in (403, 400)
+
+
+def test_too_many_models_are_refused() -> None:
+    """Each has to be judged and priced."""
+    tools = [{"model": f"m{n}"} for n in range(21)]
+    for app in (ModelAccess(Inner(), ["*"]), RateLimiter(Inner(), "1 usd/day", by="global")):
+        answer = call(app, "/v1/messages", body=chat("m", tools=tools))
+        assert answer.code == "invalid_request"
+
+
+@pytest.mark.parametrize(("owner", "status"), [("anthropic", 403), ("openai", 200)])
+def test_a_fallback_of_the_providers_choice_is_none_of_anothers_models(
+    owner: str, status: int
+) -> None:
+    """What is denied of another provider's cannot be what it chooses."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        provider = Provider("anthropic", base_url=upstream.url, api_keys=["k"])
+        app = ModelAccess(UpstreamForwarder(upstream=provider), None, deny=[f"{owner}/m-1"])
+        body = chat("claude-x", fallbacks="default")
+        assert call(app, "/v1/messages", body=body).status == status
+
+
+def test_a_model_that_is_asked_is_most_likely_of_the_same_provider() -> None:
+    """Without a forwarder within: the advisor of `anthropic/claude-x` is Anthropic's too."""
+    app = ModelAccess(Inner(), ["anthropic/*"])
+    for fields in ({"tools": [ADVISOR]}, {"fallbacks": "default"}):
+        assert call(app, "/v1/messages", body=chat("anthropic/claude-x", **fields)).status == 200
 
 
 def test_tools_of_ones_own_pass() -> None:
@@ -495,6 +615,61 @@ def test_a_larger_cap_is_refused_on_demand() -> None:
     assert json.loads(inner.environs[-1]["wsgi.input"].getvalue())["max_tokens"] == 100
     limited = RateLimiter(app, "100000 tokens/min")  # which puts in a larger one of its own
     assert call(limited, CHAT, body=chat()).status == 200
+
+
+def test_the_caps_of_fallbacks_are_no_caps_of_the_request() -> None:
+    """Without one of its own it gets one, and in a batch theirs are lowered too."""
+    fallback = {"model": "m", "max_tokens": 9000}
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    bounded = ModelAccess(app, max_output_tokens=2000)
+    call(bounded, "/v1/messages", body=chat("m", fallbacks=[{"model": "m", "max_tokens": 1}]))
+    assert (seen[0]["max_tokens"], seen[0]["fallbacks"][0]["max_tokens"]) == (2000, 1)
+    params = {"model": "m", "max_tokens": 5, "fallbacks": [fallback]}
+    body = json.dumps({"requests": [{"custom_id": "a", "params": params}]}).encode()
+    call(bounded, "/v1/messages/batches", body=body)
+    assert seen[1]["requests"][0]["params"]["fallbacks"][0]["max_tokens"] == 2000
+
+
+def test_claude_may_be_asked_for_no_answer() -> None:
+    """A cap of 0 fills the cache of prompts; elsewhere it is none."""
+    for app in (ModelAccess(Inner(), max_output_tokens=9), RateLimiter(Inner(), "9999 tokens/s")):
+        assert call(app, "/v1/messages", body=chat("m", max_tokens=0)).status == 200
+        assert call(app, CHAT, body=chat("m", max_tokens=0)).code == "invalid_request"
+
+
+def test_an_agent_gets_no_cap_of_an_answer() -> None:
+    """Google's agents take a bound of all they use, and no `generation_config`."""
+    inner = Inner()
+    app = ModelAccess(inner, max_output_tokens=100)
+    for config in ({}, {"agent_config": {"type": "a", "max_total_tokens": 9000}}):
+        body = json.dumps({"agent": "a", "input": "x", **config}).encode()
+        assert call(app, "/v1beta/interactions", body=body).status == 200
+    bodies = [json.loads(environ["aigw.body"].read()) for environ in inner.environs]
+    assert bodies[0] == {"agent": "a", "input": "x"}
+    assert bodies[1]["agent_config"]["max_total_tokens"] == 100
+
+
+def test_tools_in_between_may_be_thought_about_for_longer() -> None:
+    """Where the client's own budget is larger than its cap, that is no fault of ours."""
+    thinking = {"type": "enabled", "budget_tokens": 9000}
+    app = ModelAccess(Inner(), max_output_tokens=2000)
+    body = chat("claude-x", max_tokens=4000, thinking=thinking)
+    assert call(app, "/v1/messages", body=body).status == 200
+
+
+def test_a_batch_is_not_lowered_below_what_is_thought_with() -> None:
+    """Any request in it."""
+    thinking = {"type": "enabled", "budget_tokens": 8000}
+    params = [{"max_tokens": 5}, {"max_tokens": 8500, "thinking": thinking}]
+    body = json.dumps({"requests": [{"params": one} for one in params]}).encode()
+    app = ModelAccess(Inner(), max_output_tokens=2000)
+    assert call(app, "/v1/messages/batches", body=body).code == "invalid_request"
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ Place = tuple[str, ...]
 an object, `**` for an object and all that stand below it but for what is a user's own."""
 _OWN = frozenset(
     {
-        "content", "input", "instructions", "item", "item_schema", "messages", "metadata",
-        "parameters", "properties", "sample", "schema", "tools",
+        "content", "instructions", "item", "item_schema", "messages", "metadata", "parameters",
+        "properties", "sample", "schema", "template", "tools",
     }
 )  # fmt: skip
 """Members in which a user's own data stands, and schemas of it."""
