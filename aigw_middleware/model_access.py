@@ -50,20 +50,20 @@ class ModelAccess(Gate):
     `UpstreamForwarder` within, before each candidate, also through layers of others. Where nobody
     knows whose a model is, `deny=["openai/gpt-4o"]` refuses that name of anybody's. A key's own
     `models` are judged by `KeyAuth` in the same way: both must allow. So is each model that the
-    provider is to ask by itself: Claude's advisor and fallbacks (where `fallbacks` is `"default"`,
-    all of the provider's models must be allowed), those of OpenAI's tools, and those of
-    the requests in a batch. Where rules are set, an AI
-    path that names no model (`/v1/files`) is refused unless `paths` lists it, and so is a body that
-    cannot be judged (400 `invalid_request`): one that names the model twice, is no JSON, or has a
-    `Content-Encoding`.
+    provider is to ask by itself: Claude's advisor and fallbacks, those of tools (OpenAI's pictures,
+    OpenRouter's), of graders and of the requests in a batch. Where the provider chooses one
+    (`"fallbacks": "default"`, an `image_generation` tool that names none) all of its models must be
+    allowed. Where rules are set, an AI path that names no model (`/v1/files`) is refused unless
+    `paths` lists it, and so is a body that cannot be judged (400 `invalid_request`): one that names
+    the model twice, is no JSON, has a `Content-Encoding`, or has more than 20 models asked (a batch:
+    100).
 
     Args:
         app: the wrapped WSGI application.
         allow: patterns of the models that may be asked for; None for all, empty for none.
         deny: patterns of those that may not, whatever `allow` says.
         paths: AI paths without a model that are let through, `/v1/files` or `/v1/files/*`. One
-            that a body names there is judged all the same, but not the session of a realtime
-            secret.
+            that a body names there is judged all the same, however deep it stands.
         max_input_tokens: a longer prompt is 413 `input_tokens_exceeded`; estimated by the body's
             bytes, four a token.
         max_output_tokens: the most that a request may ask for, all of its answers together: put

@@ -476,6 +476,36 @@ def test_who_breaks_off_three_times_in_a_row_rests() -> None:
     assert (len(broken.requests), len(sound.requests)) == (3, 1)
 
 
+DONE = b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\ndata: [DONE]\n\n'
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(
+    DONE
+)
+
+
+@pytest.mark.parametrize(("between", "rests"), [(EVENTS + DONE, False), (status(500), True)])
+def test_what_comes_between_breaks(between: bytes, rests: bool) -> None:
+    """A stream that was told whole begins the row anew; an error that came whole is one more."""
+    answers = iter([HALF, between] * 3)
+
+    def failing(connection: socket.socket, request: RawRequest) -> None:
+        connection.sendall(next(answers))
+
+    body = json.dumps({**json.loads(BODY), "stream": True}).encode()
+    with raw_provider(failing) as provider:
+        (one,) = pair(provider)
+        app = UpstreamForwarder(upstream=one)
+        for _ in range(5):
+            with suppress(UpstreamBroken):
+                call(app, CHAT, body=body)
+    asked = url_candidate_of(one)
+    assert health.is_ready(asked) is not rests
+
+
+def url_candidate_of(provider: Provider) -> Candidate:
+    base = provider.base("openai")
+    return Candidate(provider.name, base, "/", None, "")
+
+
 def test_who_broke_off_is_well_again_when_an_answer_comes_whole() -> None:
     """One that begins well clears nothing, and neither does one that ends while it rests."""
     now = [100.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import threading
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -960,26 +961,31 @@ ENDED = [
 @pytest.mark.parametrize(("path", "events"), ENDED)
 def test_an_answer_that_is_all_there_is_not_ended_by_a_limit(path: str, events: Any) -> None:
     """Its last event tells more than is left: that is charged, and nothing follows the answer."""
-    fields = {
-        "input": "x",
-        "prompt": "x",
-        "model": "gemini-x" if "beta" in path else "gpt-x",
-        "stream": True,
-    }
-    with raw_provider(answering(streamed(*events, b"[DONE]"))) as provider:
-        name = "google" if "beta" in path else "openai"
+    said, done = streamed_body(*events), streamed_body(b"[DONE]")
+    may_end = threading.Event()
+
+    def handler(connection: socket.socket, request: RawRequest) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked"
+        connection.sendall(head + b"\r\n\r\n%x\r\n%b\r\n" % (len(said), said))
+        may_end.wait(20)
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(done), done))
+
+    name = "google" if "beta" in path else "openai"
+    body = json.dumps({"input": "x", "prompt": "x", "model": "m", "stream": True}).encode()
+    variables = {}
+    if "transcriptions" in path:
+        variables = {"CONTENT_TYPE": "multipart/form-data; boundary=b"}
+        body = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n'
+    with raw_provider(handler) as provider:
         upstream = Provider(name, base_url=provider.url, api_keys=[KEY])
-        app = RateLimiter(UpstreamForwarder(upstream=upstream), "40 output_tokens/min", by="global")
-        body = json.dumps({**fields, "max_output_tokens": 1}).encode()
-        if "transcriptions" in path:
-            variables = {"CONTENT_TYPE": "multipart/form-data; boundary=b"}
-            part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-x\r\n--b--\r\n'
-            answer = call(app, path, body=part, **variables)
-        else:
-            answer = call(app, path, body=body)
-    assert answer.status == 200
-    assert answer.body == streamed_body(*events, b"[DONE]")
-    assert answer.environ["aigw.usage"].output_tokens == 30
+        app = RateLimiter(UpstreamForwarder(upstream=upstream), "29 output_tokens/min", by="global")
+        environ = make_environ(path, body=body, **variables)
+        iterable: Any = iter(app(environ, lambda *_: lambda _: None))
+        assert next(iterable) == said
+        may_end.set()
+        assert b"".join(iterable) == done
+        iterable.close()
+    assert environ["aigw.usage"].output_tokens == 30
 
 
 def test_a_client_that_leaves_at_the_sentinel_has_read_all() -> None:
