@@ -55,8 +55,8 @@ class ModelAccess(Gate):
     (`"fallbacks": "default"`, an `image_generation` tool that names none) all of its models must be
     allowed. Where rules are set, an AI path that names no model (`/v1/files`) is refused unless
     `paths` lists it, and so is a body that cannot be judged (400 `invalid_request`): one that names
-    the model twice, is no JSON, has a `Content-Encoding`, or has more than 20 models asked (a batch:
-    100).
+    the model twice, is no JSON, has a `Content-Encoding`, or has more than 20 models asked (a
+    batch: 100).
 
     Args:
         app: the wrapped WSGI application.
