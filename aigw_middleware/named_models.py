@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
-from .dialects import ANY_MODEL, PLAIN, Dialect, spoken, values_at
+from .dialects import ANY_MODEL, PLAIN, Dialect, spellings, spoken, values_at
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -24,11 +23,7 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 MOST_MODELS = 20
 """How many models one request may name, for which it may be asked one after the other."""
 
-_UNUSUAL = frozenset(
-    "".join(letters)
-    for name in ("model", "models")
-    for letters in product(*zip(name, name.upper(), strict=True))
-) - {"model", "models"}
+_UNUSUAL = spellings("model") | spellings("models")
 _NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
 _MOST_PARTS = 1000
 _MOST_HEAD = 8 * 1024
@@ -109,10 +104,22 @@ def inner_models(
         return ()
     if takes.form and (boundary := form_boundary(environ)):
         return _in_form(_judged(environ, max_bytes), boundary, dialect.inner_fields)
-    document = _judged(environ, max_bytes).json()
-    firsts = {place[0] for place in takes.inner}
-    if any(name not in firsts and name.lower() in firsts for name in document):
+    return models_within(dialect, rest, _judged(environ, max_bytes).json())
+
+
+def models_within(dialect: Dialect, rest: str, document: dict[str, Any]) -> tuple[str, ...]:
+    """Return what `inner_models` does, of the JSON body of a POST.
+
+    Raises:
+        BodyInvalid: as `named_models` does.
+    """
+    takes = dialect.takes(rest)
+    if not takes.inner:
+        return ()
+    if not takes.odd.isdisjoint(document):
         raise BodyInvalid(_ODDLY_SPELT)
+    if takes.firsts.isdisjoint(document) and "**" not in takes.firsts:
+        return ()
     found: dict[str, None] = {}
     for place in takes.inner:
         if place[0] in document or place[0] == "**":

@@ -29,7 +29,7 @@ from .body import (
     whole,
 )
 from .denial import Denial, body_denial, refuse, status_line, store_denial
-from .dialects import client_dialect, spoken
+from .dialects import client_dialect
 from .environ import (
     BODY,
     BYPASSED,
@@ -62,7 +62,7 @@ from .errors import (
     UpstreamError,
 )
 from .forwarding.attempting import Answered, attempt, raise_if_ended, shown, upstream_denial
-from .forwarding.health import failure_of, health
+from .forwarding.health import health
 from .forwarding.later import MADE, LaterMetering
 from .forwarding.metering import (
     Metering,
@@ -318,7 +318,7 @@ class UpstreamForwarder:
             candidate = url_candidate(self._url, self._api_key, environ)
             body, length = _streamed_body(environ, self._max_body_bytes)
             headers = request_headers(environ, provider=False)
-            if path is not None and tells_address(path.dialect, path.rest):
+            if path is not None and tells_address(environ):
                 headers = without_codings(headers)
             elif self._meter and path is not None and may_tell(method, path):
                 headers = with_codings_read(headers)
@@ -378,8 +378,7 @@ class UpstreamForwarder:
         deadline = started + total
         secrets = _secrets(candidate, environ)
         cleans = response.status >= 400 and bool(secrets)
-        dialect, _, rest = spoken(environ)
-        tells = response.status == 200 and tells_address(dialect, rest)
+        tells = response.status == 200 and tells_address(environ)
         try:
             if first is None:
                 # Its head is there; the attempts after it may have used all of the time up.
@@ -525,8 +524,8 @@ class UpstreamForwarder:
             is_told = metering is not None and metering.meter.is_over
             if isinstance(ended_by, UpstreamBroken):
                 health.broke_off(answer.candidate)
-            elif (answer.response.done or is_told) and failure_of(answer.response.status) is None:
-                health.came_whole(answer.candidate)
+            elif answer.response.done or is_told:
+                health.came_whole(answer.candidate, answer.response.status)
             if answer.response.done or is_told:
                 environ[OVER] = True
             try:

@@ -515,13 +515,13 @@ def test_who_broke_off_is_well_again_when_an_answer_comes_whole() -> None:
         seen.begin(one)
         seen.succeeded(one, seen.now())
         seen.end(one)
-        (seen.came_whole if whole else seen.broke_off)(one)
+        seen.came_whole(one, 200) if whole else seen.broke_off(one)
 
     for _ in range(3):
         assert seen.is_ready(one)
         answers(whole=False)
     assert not seen.is_ready(one)
-    seen.came_whole(one)  # of a request that had begun before
+    seen.came_whole(one, 200)  # of a request that had begun before
     assert not seen.is_ready(one)
     now[0] += 1.0
     assert seen.is_ready(one)

@@ -24,6 +24,7 @@ from ._base import (
     Tier,
     Tokens,
     merged_details,
+    spellings,
     values_at,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "client_dialect",
     "dialect_of",
     "merged_details",
+    "spellings",
     "spoken",
     "values_at",
 ]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache, reduce
+from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ def tier_of(name: object) -> Tier:
 
     https://developers.openai.com/api/docs/pricing, https://ai.google.dev/gemini-api/docs/pricing
     """
-    if name is None:
+    if name is None or name == "default":  # nearly always
         return Tier.WHOLE
     text = name.lower().removeprefix("service_tier_") if isinstance(name, str) else "?"
     if text in _WHOLE:
@@ -226,6 +227,9 @@ class Takes(NamedTuple):
         nothing: whether its POST makes no tokens.
         unpriced: whether its POST costs something else than tokens.
         inner: where in its body further models stand, that the provider asks by itself.
+        firsts: members of its body that have to do with these.
+        odd: the same in other spellings, which some readers take for them.
+        later: whether it tells what was made before.
     """
 
     json: bool
@@ -236,6 +240,9 @@ class Takes(NamedTuple):
     nothing: bool
     unpriced: bool
     inner: tuple[Place, ...]
+    firsts: frozenset[str]
+    odd: frozenset[str]
+    later: bool
 
 
 class Dialect:
@@ -266,6 +273,8 @@ class Dialect:
     takes_form: re.Pattern[str] = re.compile(r"(?!)")
     makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
     unpriced: re.Pattern[str] = re.compile(r"(?!)")
+    choosing: frozenset[str] = frozenset()
+    """Members of a body by which the provider may choose a model, see `chooses`."""
     inner_fields: frozenset[str] = frozenset()
     """Fields of forms in which such a model stands."""
     tells_later: re.Pattern[str] = re.compile(r"(?!)")
@@ -356,6 +365,10 @@ class Dialect:
 def _takes(dialect: Dialect, path: str) -> Takes:
     """Match a path once for all requests that ask for it."""
     named = dialect.model_path.fullmatch(path)
+    inner = tuple(
+        place for pattern, places in dialect.inner if pattern.fullmatch(path) for place in places
+    )
+    firsts = frozenset(place[0] for place in inner) | (dialect.choosing if inner else frozenset())
     return Takes(
         dialect.needs_json.fullmatch(path) is not None,
         dialect.needs_model.fullmatch(path) is not None,
@@ -364,13 +377,18 @@ def _takes(dialect: Dialect, path: str) -> Takes:
         None if named is None else named[1],
         dialect.makes_nothing.fullmatch(path) is not None,
         dialect.unpriced.fullmatch(path) is not None,
-        tuple(
-            place
-            for pattern, places in dialect.inner
-            if pattern.fullmatch(path)
-            for place in places
-        ),
+        inner,
+        firsts,
+        frozenset(odd for first in firsts for odd in spellings(first)),
+        dialect.tells_later.fullmatch(path) is not None,
     )
+
+
+@lru_cache(maxsize=256)
+def spellings(name: str) -> frozenset[str]:
+    """Return a name in all other mixtures of capitals and small letters."""
+    letters = zip(name, name.upper(), strict=True)
+    return frozenset(map("".join, product(*map(set, letters)))) - {name}
 
 
 def standing(document: Any, place: Place) -> Iterator[tuple[Path, Any]]:
@@ -439,6 +457,8 @@ def figure(document: Any, *names: str) -> int:
         if not isinstance(document, dict):
             return 0
         document = document.get(name)
+    if document is None:
+        return 0
     if isinstance(document, float) and document.is_integer():
         document = int(document)
     return sane_tokens(document)

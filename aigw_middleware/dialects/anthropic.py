@@ -109,6 +109,8 @@ class _Anthropic(Dialect):
             tries=tries,
         )
 
+    choosing = frozenset({"fallbacks", "models", "requests"})
+
     def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
         bodies: list[Any] = [document]
         if document.get("requests") is not None:

@@ -163,6 +163,8 @@ class _OpenAI(Dialect):
         named = caps(document, "max_completion_tokens", "max_tokens")
         return Output(count_of(document, "n"), (_cap_name(document.get("model")),), named)
 
+    choosing = frozenset({"fallbacks", "tools", "input"})
+
     def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
         if document.get("fallbacks") is not None:  # some gateways take it in chats
             return True
@@ -172,12 +174,12 @@ class _OpenAI(Dialect):
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")
-        if usage is None and isinstance(document.get("response"), Mapping):
+        if usage is None and isinstance(document.get("response"), dict):
             document = document["response"]  # of response.completed and its like
             usage = document.get("usage")
-        if usage is None and isinstance(document.get("x_groq"), Mapping):
+        if usage is None and isinstance(document.get("x_groq"), dict):
             usage = document["x_groq"].get("usage")
-        if not isinstance(usage, Mapping):
+        if not isinstance(usage, dict):
             return None
         if "prompt_tokens" in usage:
             given, said = "prompt_tokens", "completion_tokens"
@@ -188,26 +190,31 @@ class _OpenAI(Dialect):
             # Some tell one sum alone, of what was read (rerank); others no tokens but seconds.
             return Tokens(total, 0) if "total_tokens" in usage else None
         taken = figure(usage, given)
-        return Tokens(
+        read, made = usage.get(f"{given}_details"), usage.get(f"{said}_details")
+        found = Tokens(
             taken,
             # Some count the reasoning beside the answer, and only the sum has both:
             # https://docs.x.ai/docs/guides/reasoning
             max(figure(usage, said), total - taken),
             # DeepSeek's own name for it: https://api-docs.deepseek.com/guides/kv_cache
-            figure(usage, f"{given}_details", "cached_tokens")
-            or figure(usage, "prompt_cache_hit_tokens"),
-            figure(usage, f"{given}_details", "cache_write_tokens"),
-            figure(usage, f"{said}_details", "reasoning_tokens"),
-            details_of(
-                input_audio_tokens=figure(usage, f"{given}_details", "audio_tokens")
-                or figure(usage, "input_token_details", "audio_tokens"),
-                input_image_tokens=figure(usage, f"{given}_details", "image_tokens"),
-                output_audio_tokens=figure(usage, f"{said}_details", "audio_tokens"),
-                output_image_tokens=figure(usage, f"{said}_details", "image_tokens"),
-                web_searches=figure(document, "tool_usage", "web_search", "num_requests"),
-            ),
-            (*_of_tools(document), *_of_drawings(document)),
+            figure(read, "cached_tokens") or figure(usage, "prompt_cache_hit_tokens"),
+            figure(read, "cache_write_tokens"),
+            figure(made, "reasoning_tokens"),
             tier=tier_of(document.get("service_tier")),
+        )
+        if "tool_usage" in document or not _DRAWN.isdisjoint(document):
+            found = found._replace(others=(*_of_tools(document), *_of_drawings(document)))
+        heard = usage.get("input_token_details")  # of a transcription
+        if not (read or made or heard or "tool_usage" in document):
+            return found
+        return found._replace(
+            details=details_of(
+                input_audio_tokens=figure(read, "audio_tokens") or figure(heard, "audio_tokens"),
+                input_image_tokens=figure(read, "image_tokens"),
+                output_audio_tokens=figure(made, "audio_tokens"),
+                output_image_tokens=figure(made, "image_tokens"),
+                web_searches=figure(document, "tool_usage", "web_search", "num_requests"),
+            )
         )
 
     tells_later = re.compile(
@@ -245,6 +252,9 @@ class _OpenAI(Dialect):
             fields = {key: error["error"][key] for key in ("message", "code", "param")}
             return _event("error", {"type": "error", **fields, **error})
         return _event(None, error)
+
+
+_DRAWN = frozenset({"output", "svg_usage"})
 
 
 def _of_tools(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], ...]:

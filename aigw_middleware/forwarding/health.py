@@ -144,9 +144,9 @@ class Health:
                 else:
                     del self._states[name]
 
-    def came_whole(self, candidate: Candidate) -> None:
-        """Note that an answer of it has come to its end."""
-        if not self._states:
+    def came_whole(self, candidate: Candidate, status: int) -> None:
+        """Note that an answer of it, with that status, has come to its end."""
+        if not self._states or failure_of(status) is not None:
             return
         with self._lock:
             state = self._states.get(_place(candidate))

@@ -226,9 +226,9 @@ def cost_of(
 
 
 def _part_of(price: Price, used: Tokens, provider: str | None) -> int:
-    of, part = _share(used.tier, provider)
-    if of == part:
+    if used.tier is Tier.WHOLE:
         return price.cost(used.input, used.output, used.cached, used.written, used.details)
+    of, part = _share(used.tier, provider)
     # Tokens are billed at another price then, searches are not.
     searches = tuple(pair for pair in used.details if pair[0] == "web_searches")
     details = tuple(pair for pair in used.details if pair not in searches)

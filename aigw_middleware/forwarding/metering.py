@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .._headers import header, without
+from .._paths import LONGEST
 from ..body import Body
 from ..dialects import PLAIN, Dialect, Tier, Tokens, spoken
 from ..environ import BODY, MODEL, OVER, PROVIDER, USAGE
@@ -130,7 +131,7 @@ class Metering:
 
     def _cost(self, tokens: Tokens) -> Decimal | None:
         """Return what so many tokens cost, in USD; None where it cannot be told."""
-        if tokens.tier is Tier.WHOLE:
+        if tokens.tier is Tier.WHOLE and self._tier is not Tier.WHOLE:
             tokens = tokens._replace(tier=self._tier)
         parts = ((self._environ.get(MODEL), tokens), *tokens.others)
         nano = cost_of(self._prices, self._environ.get(PROVIDER), parts)
@@ -139,9 +140,7 @@ class Metering:
 
 def may_tell(method: str, path: AIPath) -> bool:
     """Whether the answer to a request may tell of usage."""
-    return method == "POST" or (
-        method == "GET" and path.dialect.tells_later.fullmatch(path.rest) is not None
-    )
+    return method == "POST" or (method == "GET" and path.dialect.takes(path.rest).later)
 
 
 def metering_of(
@@ -158,11 +157,11 @@ def metering_of(
     if dialect is PLAIN:
         return None
     method = environ.get("REQUEST_METHOD")
-    if method in ("GET", "POST") and dialect.tells_later.fullmatch(rest):
+    if method in ("GET", "POST") and dialect.takes(rest).later:
         return LaterMetering(environ, dialect, coding, prices, streams=streams)
     if method != "POST" or not (streams or kind == "application/json"):
         return None
-    repeats = _TOLD_AGAIN(rest) is not None
+    repeats = _is_told_again(rest) if len(rest) <= LONGEST else _TOLD_AGAIN(rest) is not None
     goes_on = streams and repeats and _is_background(environ)
     tier = dialect.tier_told(headers)
     return Metering(
@@ -175,6 +174,11 @@ def metering_of(
         repeats=repeats,
         tier=tier,
     )
+
+
+@lru_cache(maxsize=1024)
+def _is_told_again(rest: str) -> bool:
+    return _TOLD_AGAIN(rest) is not None
 
 
 def _is_background(environ: WSGIEnvironment) -> bool:

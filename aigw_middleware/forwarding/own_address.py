@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from werkzeug.wsgi import get_host
 
-from ..dialects import ANTHROPIC, Dialect, spoken
+from ..dialects import ANTHROPIC, spoken
 from ..environ import full_path
 from .url import quote_path
 
@@ -26,13 +26,11 @@ _TOLD = re.compile(
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+").fullmatch
 
 
-def tells_address(dialect: Dialect, rest: str) -> bool:
-    """Whether an answer may tell where the client is to ask next.
-
-    Args:
-        dialect: the request's.
-        rest: its path without the dialect's prefix.
-    """
+def tells_address(environ: WSGIEnvironment) -> bool:
+    """Whether the answer to a request may tell where the client is to ask next."""
+    if "batches" not in environ.get("PATH_INFO", ""):
+        return False  # nearly always
+    dialect, _, rest = spoken(environ)
     return dialect is ANTHROPIC and _TELLS(rest) is not None
 
 

@@ -14,7 +14,7 @@ from ..environ import BODY, CHOOSER, MODEL, UPSTREAM_QUERY
 from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.capping import CAP_PATH
 from ..limits.enforcing import RESERVERS
-from ..model_rules import MODEL_RULES
+from ..model_rules import MODEL_RULES, ModelRule
 from ..named_models import (
     NO_MODEL,
     bare_name,
@@ -182,14 +182,21 @@ class Inner(NamedTuple):
     models: tuple[str, ...]
     closed: Mapping[str, Provider]
 
-    def denial_of(self, candidate: Candidate) -> Denial | None:
-        """Return the refusal of a candidate whose provider serves not all of them."""
+    def denial(
+        self, environ: WSGIEnvironment, rules: Sequence[ModelRule], candidate: Candidate
+    ) -> Denial | None:
+        """Return the refusal of a candidate of whose provider one of them may not be asked."""
+        asked = (rule(environ, candidate.provider, one) for one in self.models for rule in rules)
+        found = next((denial for denial in asked if denial is not None), None)
+        if found is not None:
+            return found
         provider = self.closed.get(candidate.provider or "")
         if provider is None or all(map(provider.lists, self.models)):
             return None
         return _INNER_NOT_SERVED
 
 
+_NO_INNER = Inner((), {})
 _INNER_NOT_SERVED = Denial(
     "not_found", "No provider here serves all models that the request has it ask.", param="model"
 )
@@ -227,6 +234,7 @@ class Planner:
         self._meter = meter
         self._strategy = strategy
         self._prices = prices
+        self._closed = {p.name: p for p in self._providers if not p.serves_any}
         self._meanings = lru_cache(maxsize=_KNOWN)(self._meanings_of)
         self._made = lru_cache(maxsize=_KNOWN)(_candidates)
         self._known_keys: dict[str, tuple[str, ...]] = {}
@@ -267,7 +275,7 @@ class Planner:
         if allowed[0].model is not None:
             environ[MODEL] = allowed[0].model
         headers = request_headers(environ, provider=True)
-        if (place is not None and place.asks) or tells_address(path.dialect, path.rest):
+        if (place is not None and place.asks) or tells_address(environ):
             headers = without_codings(headers)
         elif self._meter and may_tell(method, path):
             headers = with_codings_read(headers)
@@ -278,11 +286,10 @@ class Planner:
 
     def _inner(self, environ: WSGIEnvironment, path: AIPath) -> Inner:
         """Return the models that the provider is to ask by itself, where anybody restricts them."""
-        closed = [provider for provider in self._providers if not provider.serves_any]
-        if not closed and not environ.get(MODEL_RULES):
-            return Inner((), {})
+        if not self._closed and not environ.get(MODEL_RULES):
+            return _NO_INNER
         models = inner_models(environ, path.dialect, path.rest, max_bytes=self._max_body_bytes)
-        return Inner(models, {provider.name: provider for provider in closed})
+        return Inner(models, self._closed) if models else _NO_INNER
 
     def _wishes(self, path: AIPath, models: Sequence[str], model: str | None) -> Iterable[Wish]:
         """Yield the candidates for one model that the client names; more where it is an alias."""
@@ -407,9 +414,11 @@ def _allowed(
         return list(candidates), None
     allowed, denial = [], None
     for candidate in candidates:
-        models = (candidate.model, *inner.models)
-        judged = (rule(environ, candidate.provider, model) for model in models for rule in rules)
-        found = next((d for d in judged if d is not None), None) or inner.denial_of(candidate)
+        found = next(
+            (d for rule in rules if (d := rule(environ, candidate.provider, candidate.model))), None
+        )
+        if found is None and inner.models:
+            found = inner.denial(environ, rules, candidate)
         if found is None:
             allowed.append(candidate)
         else:

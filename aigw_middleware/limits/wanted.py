@@ -13,7 +13,7 @@ from ..body import Body, whole
 from ..dialects import OPENAI, PLAIN, Batch, Dialect, Output, Tier, spoken
 from ..environ import BODY
 from ..errors import BodyInvalid
-from ..named_models import MAX_BODY_BYTES, form_boundary, inner_models, named_models
+from ..named_models import MAX_BODY_BYTES, form_boundary, models_within, named_models
 from ..splice import Path
 from . import tokenizer
 
@@ -107,10 +107,11 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     body, document = found
     refers, inline = _content_of(document, body.read())
     counted = None if inline else _counted(dialect, model, body)
-    refers = refers or any(map(_is_bare_reference, _items(document)))
+    items = document.get("input")
+    refers = refers or (type(items) is list and any(map(_is_bare_reference, items)))
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     priced = not dialect.takes(rest).unpriced and dialect.tier(document) is not Tier.UNKNOWN
-    inner = inner_models(environ, dialect, rest)
+    inner = models_within(dialect, rest, document)
     output = _output_of(dialect, rest, body, document)
     if output is None:
         least = body.size // BYTES_A_TOKEN
@@ -261,11 +262,6 @@ def _is_reference(value: dict[str, Any]) -> bool:
         if isinstance(member, dict) and "id" in member:
             return True
     return any(name in _REFERENCES and not _is_inline(member) for name, member in value.items())
-
-
-def _items(document: dict[str, Any]) -> list[Any]:
-    items = document.get("input")
-    return items if isinstance(items, list) else []
 
 
 def _is_bare_reference(item: Any) -> bool:
