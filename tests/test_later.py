@@ -97,6 +97,8 @@ CLAUDES = "/v1/messages/batches/msgbatch_1/results"
 TOLD = [
     pytest.param("/v1/responses/resp_1", as_json(RESPONSE), "gpt-5", False, id="background"),
     pytest.param("/v1/responses/resp_1", as_events({"type": "response.created"}, {"type": "response.completed", "response": RESPONSE}), "gpt-5", False, id="its stream"),
+    pytest.param("/v1/responses/resp_1", as_json({**RESPONSE, "status": "incomplete"}), "gpt-5", False, id="cut short"),
+    pytest.param("/v1beta/interactions/v1_a", as_events({"event_type": "interaction.completed", "interaction": INTERACTION}), "gemini-2.5-flash", False, id="an interaction's stream"),
     pytest.param("/v1/batches/batch_1", as_json(BATCH), "gpt-5", True, id="OpenAI's batch"),
     pytest.param(CLAUDES, (results("claude-sonnet-4-5", "claude-sonnet-4-5"), "application/x-jsonl"), "claude-sonnet-4-5", True, id="Claude's batch"),
     pytest.param("/v1beta/interactions/v1_a", as_json(INTERACTION), "gemini-2.5-flash", False, id="interaction"),
@@ -194,6 +196,7 @@ def test_an_interaction_that_was_answered_is_not_counted_again(sqlite_url: str) 
         ("/v1/batches/batch_1", {**BATCH, "status": "finalizing"}),
         ("/v1/batches/batch_1", {**BATCH, "id": 7}),
         ("/v1beta/interactions/v1_a", {**INTERACTION, "status": "in_progress"}),
+        ("/v1beta/interactions/v1_a", {**INTERACTION, "status": "queued"}),
         ("/v1beta/batches/b", {"name": "batches/b", "metadata": {"model": "models/g"}}),
         ("/v1/chat/completions/x", RESPONSE),
         ("/v1/responses/resp_1", ["odd"]),

@@ -157,6 +157,16 @@ FALLEN_BACK_USAGE = {
     ],
     "server_tool_use": {"web_search_requests": 1},
 }  # fmt: skip
+MIXED_USAGE = {
+    "input_tokens": 100, "output_tokens": 20, "cache_creation_input_tokens": 50,
+    "cache_creation": {"ephemeral_1h_input_tokens": 50},
+    "iterations": [
+        {"type": "compaction", "input_tokens": 7, "output_tokens": 1},
+        {"type": "message", "input_tokens": 10, "output_tokens": 5},
+        {"type": "fallback_message", "model": "claude-haiku-4-5", "input_tokens": 100, "output_tokens": 20,
+         "cache_creation_input_tokens": 50, "cache_creation": {"ephemeral_1h_input_tokens": 50}},
+    ],
+}  # fmt: skip
 # `tool_usage` of https://developers.openai.com/api/reference/resources/responses
 PAINTED = {
     "usage": {"input_tokens": 20, "output_tokens": 30},
@@ -196,6 +206,7 @@ WHOLE = [
     pytest.param("/v1/messages", {"usage": COMPACTED_USAGE}, (115, 37, 3, 2, 0), id="compaction"),
     pytest.param("/v1/messages", {"usage": ADVISED_USAGE}, (115, 37, 3, 2, 0), id="an advisor"),
     pytest.param("/v1/messages", {"usage": FALLEN_BACK_USAGE}, (203, 25, 3, 0, 0), id="a fallback"),
+    pytest.param("/v1/messages", {"usage": MIXED_USAGE}, (167, 26, 0, 50, 0), id="a fallback and more"),
     pytest.param("/v1/messages", {"usage": {**CLAUDE_USAGE, "iterations": "odd"}}, (20, 30, 6, 4, 0), id="odd iterations"),
     pytest.param("/v1/responses", PAINTED, (70, 1030, 4, 0, 0), id="a tool's pictures"),
     pytest.param("/v1beta/interactions", {"usage": INTERACTION_USAGE}, (20, 30, 5, 0, 7), id="interaction"),
@@ -800,6 +811,13 @@ def test_what_another_model_used_is_told_at_its_own_price() -> None:
     ) + cost(
         "anthropic", "claude-haiku-4-5", input_tokens=103, output_tokens=20, cache_read_tokens=3
     )
+    mixed = ask(whole({"usage": MIXED_USAGE}), "/v1/messages", body)
+    assert mixed.environ["aigw.usage"].cost == cost(
+        "anthropic", "claude-sonnet-4-5", input_tokens=17, output_tokens=6
+    ) + cost(
+        "anthropic", "claude-haiku-4-5",
+        input_tokens=150, output_tokens=20, cache_write_tokens=50, cache_write_1h_tokens=50,
+    )  # fmt: skip
     painted = ask(whole(PAINTED), "/v1/responses", {"model": "gpt-5"})
     assert painted.environ["aigw.usage"].cost == cost(
         "openai", "gpt-5", input_tokens=20, output_tokens=30, web_searches=2
@@ -944,7 +962,7 @@ def test_a_batch_is_reserved_at_the_price_of_its_dearest_model() -> None:
         return call(app, "/v1/messages/batches", body=json.dumps({"requests": requests}).encode())
 
     assert asked("claude-haiku-4-5", "no-such-model-7").code == "price_unknown"
-    assert asked("claude-opus-4-7", "claude-haiku-4-5").status == 200  # 0.25 USD for each of both
+    assert asked("claude-haiku-4-5", "claude-opus-4-7").status == 200  # 0.25 USD for each of both
     assert asked("claude-haiku-4-5", "claude-haiku-4-5").status == 200
     assert asked("claude-opus-4-7", "claude-haiku-4-5").code == "budget_exceeded"
 

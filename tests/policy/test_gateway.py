@@ -170,6 +170,19 @@ def test_what_is_disabled(providers: Any) -> None:
     assert len(providers[1].requests) == 0
 
 
+def test_a_model_of_the_providers_choice_may_be_a_disabled_one(providers: Any) -> None:
+    """Claude's `"fallbacks": "default"`; of another provider's it cannot be one."""
+    for owner, status in (("anthropic", 403), ("openai", 200)):
+        entries = {
+            "anthropic": entry("anthropic", providers[0]),
+            "openai": entry("openai", providers[1]),
+        }
+        entries[owner]["models"] = [{"id": "old", "disabled": True}]
+        app = policy(gateway(*entries.values()))
+        body = chat("claude-new", max_tokens=9, fallbacks="default")
+        assert call(app, "/v1/messages", body=body).status == status
+
+
 def test_every_provider_with_a_key_is_served_unless_told_otherwise(
     providers: Any, monkeypatch: Any
 ) -> None:
