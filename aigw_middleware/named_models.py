@@ -70,7 +70,9 @@ def named_models(
                 # Some readers take `Model` for `model`.
                 raise BodyInvalid(_ODDLY_SPELT)
             if first is None:
-                first = _id_of(document.get("model"))
+                first = document.get("model")
+                if type(first) is dict and "**" in takes.firsts:
+                    first = _id_of(first)
             if takes.models and "models" in document:
                 further = _further(document["models"])
     if further:
@@ -124,7 +126,7 @@ def models_within(dialect: Dialect, rest: str, document: dict[str, Any]) -> tupl
     for place in takes.inner:
         if place[0] in document or place[0] == "**":
             for name in _names_at(document, place):
-                found[_checked(_id_of(name))] = None
+                found[_checked(_id_of(name) if place[0] == "**" else name)] = None
                 if len(found) > MOST_MODELS * (5 if "requests" in place else 1):
                     raise BodyInvalid("The request has too many models asked.")
     if dialect.chooses(rest, document):
@@ -157,7 +159,7 @@ def _in_form(body: Body, boundary: bytes, fields: frozenset[str]) -> tuple[str, 
 
 
 def _id_of(model: object) -> object:
-    """Return the name of a model that some bodies give as an object, with its `id`."""
+    """Return the name of a model that an agent may have as an object, with its `id`."""
     return model.get("id", model) if isinstance(model, dict) else model
 
 

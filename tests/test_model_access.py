@@ -246,6 +246,7 @@ HOSTILE = [
     pytest.param(b"[" * 100_000, id="MOD-6: deep"),
     pytest.param(b'{"model":NaN}', id="MOD-6: NaN"),
     pytest.param(b'{"model":["gpt-4o"]}', id="MOD-6: a list"),
+    pytest.param(b'{"model":{"id":"gpt-4o"}}', id="an object, as agents have it"),
     pytest.param(b"\xef\xbb\xbf{}", id="MOD-6: a byte order mark"),
     pytest.param('{"model":"gpt-4o"}'.encode("utf-16"), id="MOD-6: UTF-16"),
     pytest.param(b'{"model":"gpt-4o","n":1e400}', id="MOD-7: infinite"),

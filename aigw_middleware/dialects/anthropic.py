@@ -74,7 +74,7 @@ class _Anthropic(Dialect):
             re.compile(r"/messages/batches/?"),
             tuple(("requests", "*", "params", *place) for place in (("model",), *_INNER)),
         ),
-        (re.compile(r"/(?:agents|agents/[^/]+|sessions)/?"), (("**", "model"),)),
+        (re.compile(r"/(?:agents|agents/[^/]+|sessions|dreams)/?"), (("**", "model"),)),
     )
     makes_nothing = re.compile(
         r"/messages/count_tokens/?|/messages/batches/[^/]+/cancel/?"
