@@ -57,6 +57,7 @@ class Body:
         size: its length in bytes.
         counted: its tokens by encoding, where somebody has counted them.
         asked: how much text it asks for, by its path in its dialect, where somebody has looked.
+        inner: the models that it has a provider ask, in the same way.
     """
 
     def __init__(self, file: IO[bytes], size: int, document: dict[str, Any] | None = None) -> None:
@@ -64,6 +65,7 @@ class Body:
         self.size = size
         self.counted: dict[str, int] = {}
         self.asked: dict[str, Any] = {}
+        self.inner: dict[str, tuple[str, ...]] = {}
         self._json = document
 
     def read(self) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ._options import several
 from .denial import Denial, Judge, body_denial, judge_of
-from .dialects import ANY_MODEL, PLAIN, spoken
+from .dialects import PLAIN, spoken
 from .errors import BodyError, BodyInvalid
 from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
@@ -63,7 +63,7 @@ class ModelRules:
     def allows(self, provider: str | None, model: str) -> bool:
         """Whether `model` may be used, as it will be asked for; whose it is may not be known.
 
-        `ANY_MODEL` may where all of the provider's may.
+        Where the provider chooses (`*`, `gpt-image-*`) all of these have to be allowed.
         """
         names = _names(provider, model)
         return not self._denies(provider, names) and (
@@ -72,11 +72,16 @@ class ModelRules:
 
     def denies(self, provider: str | None, model: str) -> bool:
         """Whether `model` is one of those that may not be used, whatever else is allowed."""
+        if provider == "models":  # Google's own name for it, if it is Google's
+            return self._denies(None, _names(None, model) | _names(provider, model))
         return self._denies(provider, _names(provider, model))
 
     def _denies(self, provider: str | None, names: set[str]) -> bool:
-        if ANY_MODEL in names:
-            return any(_may_be_of(provider, pattern) for pattern in self._denied)
+        chosen = next((name for name in names if name.endswith("*") and "/" not in name), None)
+        if chosen is not None and any(
+            _may_be_of(provider, chosen, pattern) for pattern in self._denied
+        ):
+            return True
         return _matches(self._deny, names) or (
             provider is None and _matches(self._deny_names, names)
         )
@@ -88,14 +93,32 @@ class ModelRules:
         return None if self.allows(provider, model) else NOT_ALLOWED
 
 
-def _may_be_of(provider: str | None, pattern: str) -> bool:
-    """Whether a pattern may match some model of a provider."""
-    owner, slash, _ = pattern.partition("/")
-    return not slash or provider is None or "*" in owner or owner == provider.lower()
+def _may_be_of(provider: str | None, chosen: str, pattern: str) -> bool:
+    """Whether a pattern may match some model of which a provider chooses."""
+    owner, slash, model = pattern.partition("/")
+    if slash and provider is not None and "*" not in owner and owner != provider.lower():
+        return False
+    fixed = (model if slash else pattern).partition("*")[0]
+    begins = chosen.rstrip("*")
+    return fixed.startswith(begins) or begins.startswith(fixed)
 
 
 def _compile(option: str, patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    return tuple(_pattern(option, pattern) for pattern in several(option, patterns))
+    return tuple(
+        _pattern(option, spelt)
+        for pattern in several(option, patterns)
+        for spelt in dict.fromkeys((pattern, _as_asked(pattern)))
+    )
+
+
+def _as_asked(pattern: object) -> object:
+    """Return a pattern without the `models/` that Google's own names begin with."""
+    if not isinstance(pattern, str):
+        return pattern
+    owner, slash, model = pattern.partition("/")
+    if slash and owner.lower() in ("google", "gemini"):
+        return f"{owner}/{bare_name(model)}"
+    return bare_name(pattern)
 
 
 def _pattern(option: str, pattern: object) -> re.Pattern[str]:
@@ -107,10 +130,8 @@ def _pattern(option: str, pattern: object) -> re.Pattern[str]:
 
 def _names(provider: str | None, model: str) -> set[str]:
     names = {model.lower()}
-    if model.startswith("models/"):
-        names.add(bare_name(model).lower())  # the same one, where it is Google's
     if provider:
-        names |= {f"{provider.lower()}/{name}" for name in names}
+        names.add(f"{provider}/{model}".lower())
     return names
 
 

@@ -7,11 +7,10 @@ OpenRouter and ngrok have it) and are asked for when the first cannot be had.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
-from .dialects import ANY_MODEL, PLAIN, Dialect, spellings, spoken, values_at
+from .dialects import PLAIN, AnyOf, Dialect, Takes, spellings, spoken
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def named_models(
         if takes.form and (boundary := form_boundary(environ)):
             return form_models(_judged(environ, max_bytes), boundary)
         if takes.json:
-            document = _judged(environ, max_bytes).json()
+            document = json_of(_judged(environ, max_bytes), takes)
             if not _UNUSUAL.isdisjoint(document):
                 # Some readers take `Model` for `model`.
                 raise BodyInvalid(_ODDLY_SPELT)
@@ -106,10 +105,12 @@ def inner_models(
         return ()
     if takes.form and (boundary := form_boundary(environ)):
         return _in_form(_judged(environ, max_bytes), boundary, dialect.inner_fields)
-    return models_within(dialect, rest, _judged(environ, max_bytes).json())
+    if not takes.json:
+        return ()
+    return models_within(dialect, rest, _judged(environ, max_bytes))
 
 
-def models_within(dialect: Dialect, rest: str, document: dict[str, Any]) -> tuple[str, ...]:
+def models_within(dialect: Dialect, rest: str, body: Body) -> tuple[str, ...]:
     """Return what `inner_models` does, of the JSON body of a POST.
 
     Raises:
@@ -118,41 +119,52 @@ def models_within(dialect: Dialect, rest: str, document: dict[str, Any]) -> tupl
     takes = dialect.takes(rest)
     if not takes.inner:
         return ()
+    found = body.inner.get(rest)
+    if found is None:
+        found = body.inner[rest] = _further_in(dialect, rest, takes, json_of(body, takes))
+    return found
+
+
+def json_of(body: Body, takes: Takes) -> dict[str, Any]:
+    """Return the JSON object that a path takes; nothing at all is as good, where all is optional.
+
+    Raises:
+        BodyInvalid: it is none.
+    """
+    return {} if not body.size and "**" in takes.firsts else body.json()
+
+
+def _further_in(
+    dialect: Dialect, rest: str, takes: Takes, document: dict[str, Any]
+) -> tuple[str, ...]:
     if not takes.odd.isdisjoint(document):
         raise BodyInvalid(_ODDLY_SPELT)
     if takes.firsts.isdisjoint(document) and "**" not in takes.firsts:
         return ()
     found: dict[str, None] = {}
-    for place in takes.inner:
-        if place[0] in document or place[0] == "**":
-            for name in _names_at(document, place):
-                found[_checked(_id_of(name) if place[0] == "**" else name)] = None
-                if len(found) > MOST_MODELS * (5 if "requests" in place else 1):
-                    raise BodyInvalid("The request has too many models asked.")
-    if dialect.chooses(rest, document):
-        found[ANY_MODEL] = None
+    most = MOST_MODELS * (5 if "requests" in document else 1)
+    for name in dialect.further(rest, document):
+        if name is None:
+            continue
+        if not isinstance(name, AnyOf) and not (isinstance(name, str) and _INNER_NAME(name)):
+            raise BodyInvalid("The name of a model that the request has asked is not valid.")
+        found[str(name)] = None
+        if len(found) > most:
+            raise BodyInvalid("The request has too many models asked.")
     return tuple(found)
 
 
 _ODDLY_SPELT = "The request's body spells a model's name in an unusual way."
-
-
-def _names_at(document: dict[str, Any], place: tuple[str, ...]) -> Iterator[object]:
-    """Yield what stands in the place of a model's name."""
-    if place[-1] == "*":
-        yield from values_at(document, place)
-        return
-    for holder in values_at(document, place[:-1]):
-        if type(holder) is dict:
-            if not _UNUSUAL.isdisjoint(holder):
-                raise BodyInvalid(_ODDLY_SPELT)
-            if holder.get("model") is not None:
-                yield holder["model"]
+_INNER_NAME = re.compile(r"[A-Za-z0-9._:/@+~-]{1,256}").fullmatch  # `~` is OpenRouter's
 
 
 def _in_form(body: Body, boundary: bytes, fields: frozenset[str]) -> tuple[str, ...]:
     data = body.buffer()
-    found = [part for part in _parts(data, boundary) if part.name.lower() in fields]
+    found = [
+        part
+        for part in _parts(data, boundary)
+        if part.name.lower() in fields and part.ends > part.begins
+    ]
     return tuple(
         dict.fromkeys(_checked(bytes(data[p.begins : p.ends]).decode("latin-1")) for p in found)
     )

@@ -133,7 +133,7 @@ class UpstreamForwarder:
     server. An answer that breaks off raises, after an error event in an event stream; when the
     client goes, the connection upstream is closed. Where an answer is metered it is asked for in
     no content coding but gzip and deflate, which can be read. Where Anthropic tells a batch's
-    `results_url` it is the gateway's: the SDKs would fetch that from the provider, with our key.
+    `results_url` it is a path at the gateway: the SDKs would take its key to the provider.
 
     Refusals: 400 `invalid_request`, 404 `not_found`, 405 `method_not_allowed`, 408
     `request_timeout`, 411 `length_required`, 413 `request_too_large`, 502
@@ -556,6 +556,8 @@ class UpstreamForwarder:
         def book() -> None:
             made = environ.get(MADE)
             usage = environ.get(USAGE)
+            if made is not None and getattr(usage, "cost", None) is None:
+                usage = made.usage  # it may know the model
             try:
                 store.usage.book(
                     request_id=id_,
@@ -564,7 +566,7 @@ class UpstreamForwarder:
                     model=made.model if model is None and made is not None else model,
                     path=path,
                     status=status,
-                    usage=made.usage if usage is None and made is not None else usage,
+                    usage=usage,
                     duration=time.monotonic() - started,
                     first_byte=first_byte,
                     once=None if made is None else made.once,

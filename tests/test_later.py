@@ -458,6 +458,47 @@ def test_further_places(path: str, document: Any, output: int) -> None:
     assert usage.input_tokens
 
 
+def test_a_streamed_run_is_booked_at_its_models_price(sqlite_url: str) -> None:
+    """The request names an assistant; the run tells its model, and is fetched by its id once more."""
+    run = {
+        "id": "run_1", "object": "thread.run", "status": "completed", "model": "gpt-4o",
+        "created_at": 1, "usage": {"prompt_tokens": 1000, "completion_tokens": 501},
+    }  # fmt: skip
+    store = open_store(sqlite_url)
+    stream = answer(*as_events(run))
+    with raw_provider(in_turn(stream, answer(*as_json(run)))) as upstream:
+        app = UpstreamForwarder(upstream=provider_of("/v1", upstream.url), store=store)
+        call(app, "/v1/threads/t/runs", body=b'{"assistant_id": "a", "stream": true}')
+        call(app, "/v1/threads/t/runs/run_1", method="GET")
+    (row,) = store.usage.totals("model")
+    assert (row["model"], row["requests"], row["output_tokens"]) == ("gpt-4o", 2, 501)
+    assert row["cost"] == pytest.approx(0.00751)
+
+
+@pytest.mark.parametrize(
+    ("created", "once"), [(1741476777.0, "responses/resp_1 1741476777"), (None, "responses/resp_1")]
+)
+def test_an_id_does_not_hang_on_how_a_time_is_spelt(created: Any, once: str) -> None:
+    """A number is the same with a point in it; nothing is as good as null."""
+    body, kind = as_json({**RESPONSE, "created_at": created})
+    metering = metered(b"", "/v1/responses/resp_1", kind)
+    metering.meter.feed(body)
+    metering.meter.finish()
+    metering.conclude()
+    assert metering._environ[MADE].once == f"anthropic {once}"
+
+
+def test_a_batch_in_one_country_is_billed_as_both() -> None:
+    """Half, and a tenth more of that."""
+    usage = {"input_tokens": 1000, "output_tokens": 1000, "inference_geo": "us"}
+    line = {"result": {"message": {"model": "claude-sonnet-4-5", "usage": usage}}}
+    metering = metered(b"")
+    metering.meter.feed(json.dumps(line).encode())
+    metering.meter.finish()
+    metering.conclude()
+    assert metering._environ[MADE].usage.cost == Decimal("0.018") * 11 / 20
+
+
 def test_the_same_id_of_another_day_is_another_one() -> None:
     """Some servers let their clients choose the id."""
     ids = set()

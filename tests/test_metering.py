@@ -676,7 +676,7 @@ NOTHING = [
     "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/messages/batches/b/cancel",
     "/v1beta/models/g:countTokens", "/v1beta/tunedModels/g:countTokens",
     "/v1beta/interactions/i/cancel", "/v1beta/fileSearchStores", "/v1beta/webhooks/w:rotate",
-    "/v1/webhook_endpoints", "/v1/threads/t/runs/r", "/v1/evals/e",
+    "/v1/threads/t/runs/r", "/v1/evals/e",
 ]  # fmt: skip
 
 
@@ -1078,6 +1078,37 @@ def test_content_that_is_elsewhere_counts_as_much_as_a_model_reads(path: str, fi
         limiter, path, body=json.dumps({"model": "m", "max_tokens": 9, **fields}).encode()
     )
     assert left - int(answer.headers["RateLimit"].partition("r=")[2].partition(";")[0]) > 200_000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/realtime/client_secrets", {"session": {"model": "gpt-4o"}}),
+        ("/v1/live/sessions", {"model": "gpt-4o"}),
+        ("/v1/evals/e/runs", {"data_source": {"model": "gpt-4o"}}),
+        ("/v1/sessions", {"agent": {"model": "claude-sonnet-4-5"}}),
+        ("/v1/dreams", {"model": "claude-sonnet-4-5"}),
+    ],
+)
+def test_what_is_used_without_being_told_is_not_sold_under_a_limit(path: str, fields: Any) -> None:
+    """A secret for the realtime API, a session, a run of many: nobody here learns what it comes to."""
+    version = {"HTTP_ANTHROPIC_VERSION": "x"} if path.count("/") == 2 else {}
+    body = json.dumps(fields).encode()
+    money = RateLimiter(Inner(), "1 usd/day", by="global")
+    assert call(money, path, body=body, **version).code == "price_unknown"
+    tokens = RateLimiter(Inner(), "250000 tokens/min", by="global")
+    assert [call(tokens, path, body=body, **version).status for _ in range(2)] == [200, 429]
+
+
+def test_what_never_fits_is_judged_by_one_answer() -> None:
+    """Not by all that might be answered one after the other, nor by sound that costs no tokens."""
+    limiter = RateLimiter(Inner(), "100000 output_tokens/min", by="global")
+    fallbacks = [{"model": "a"}, {"model": "b"}, {"model": "c"}]
+    body = json.dumps({"model": "m", "max_tokens": 32_000, "fallbacks": fallbacks}).encode()
+    assert call(limiter, "/v1/messages", body=body).status == 200
+    speech = json.dumps({"model": "tts-1", "input": "x" * 4096, "voice": "a"}).encode()
+    small = RateLimiter(Inner(), "5000 tokens/min", by="global")
+    assert call(small, "/v1/audio/speech", body=speech).status == 200
 
 
 def test_speech_is_reserved_for_what_is_read_aloud() -> None:

@@ -293,28 +293,41 @@ def test_a_listed_path_that_names_a_model_is_judged_all_the_same() -> None:
 ADVISOR = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus"}
 PAINTER = {"type": "image_generation", "model": "gpt-image"}
 AUTHOR = {"type": "image_generation", "svg": {"model": "gpt-image"}}
-INNER = [
+NAMED = [
     ("/v1/messages", {"tools": [{"name": "f", "input_schema": {"model": "x"}}, ADVISOR]}),
     ("/v1/messages", {"fallbacks": [{"model": "m"}, {"model": "claude-opus"}]}),
-    ("/v1/messages", {"fallbacks": "default"}),
-    ("/v1/messages", {"fallbacks": ["claude-opus"]}),
-    ("/v1/messages", {"fallbacks": {"model": "claude-opus"}}),
-    ("/v1/messages", {"models": ["claude-opus"]}),
     ("/v1/messages", {"messages": [{"role": "user", "content": [
         {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": ADVISOR}}]}]}),
     ("/v1/messages/count_tokens", {"tools": [ADVISOR]}),
     ("/v1/responses", {"tools": [PAINTER]}),
     ("/v1/responses", {"tools": [AUTHOR]}),
     ("/v1/responses", {"input": [{"type": "tool_search_output", "tools": [PAINTER]}]}),
-    ("/v1/responses", {"tools": [{"type": "image_generation"}]}),
     ("/v1/responses", {"tools": [{"type": "openrouter:fusion", "parameters": {"analysis_models": ["m", "gpt-image"]}}]}),
     (CHAT, {"tools": [{"type": "openrouter:advisor", "parameters": {"model": "claude-opus"}}]}),
-    (CHAT, {"tools": [{"type": "openrouter:image_generation"}]}),
     (CHAT, {"plugins": [{"id": "fusion", "analysis_models": ["claude-opus"]}]}),
-    (CHAT, {"fallbacks": ["claude-opus"]}),
     ("/v1/images/generations", {"svg": {"model": "gpt-image"}}),
     ("/v1/fine_tuning/jobs", {"method": {"reinforcement": {"grader": {"model": "claude-opus"}}}}),
+    (CHAT, {"tools": [{"type": "openrouter:advisor", "parameters": {"model": "m", "advisors": [
+        {"name": "a", "model": "claude-opus"}]}}]}),
+    (CHAT, {"tools": [{"type": "openrouter:subagent", "parameters": {"model": "m", "tools": [
+        {"type": "openrouter:image_generation", "parameters": {"model": "gpt-image"}}]}}]}),
+    (CHAT, {"tools": [{"type": "openrouter:advisor", "parameters": {"model": "~claude-opus"}}]}),
 ]  # fmt: skip
+CHOSEN = [
+    ("/v1/messages", {"fallbacks": "default"}),
+    ("/v1/messages", {"fallbacks": ["claude-opus"]}),
+    ("/v1/messages", {"fallbacks": {"model": "claude-opus"}}),
+    ("/v1/messages", {"models": ["claude-opus"]}),
+    ("/v1/responses", {"tools": [{"type": "image_generation"}]}),
+    (CHAT, {"tools": [{"type": "openrouter:image_generation"}]}),
+    (CHAT, {"fallbacks": ["claude-opus"]}),
+    (CHAT, {"tools": [{"type": "openrouter:advisor", "parameters": {"model": None}}]}),
+    (CHAT, {"tools": [{"type": "openrouter:fusion", "parameters": {"model": "m"}}]}),
+    (CHAT, {"tools": [{"type": "openrouter:fusion", "parameters": {"analysis_models": []}}]}),
+    (CHAT, {"plugins": [{"id": "fusion"}]}),
+    (CHAT, {"preset": "boss"}),
+]
+INNER = [*NAMED, *CHOSEN]
 RESTRICTED: list[tuple[Any, Any]] = [
     (lambda app: ModelAccess(app, ["m"]), None),
     (lambda app: ModelAccess(app, ["*"], deny=["*opus*", "*/gpt-image"]), None),
@@ -335,6 +348,9 @@ def test_a_model_that_the_provider_asks_by_itself_is_judged(
         app = layer(UpstreamForwarder(upstream=provider))
         assert call(app, path, body=chat("m"), HTTP_X_API_KEY="t").status == 200
         answer = call(app, path, body=chat("m", **fields), HTTP_X_API_KEY="t")
+        if listed and (path, fields) in CHOSEN:
+            assert answer.status == 200  # a list is there to route by, and names are in it
+            return
         assert answer.code == ("not_found" if listed else "model_not_allowed")
         assert len(upstream.requests) == 1
 
@@ -489,6 +505,136 @@ def test_a_model_that_is_asked_is_most_likely_of_the_same_provider() -> None:
     app = ModelAccess(Inner(), ["anthropic/*"])
     for fields in ({"tools": [ADVISOR]}, {"fallbacks": "default"}):
         assert call(app, "/v1/messages", body=chat("anthropic/claude-x", **fields)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"fallbacks": [], "plugins": None, "preset": None}),
+        ("/v1/responses", {"fallbacks": False, "input": "models/x", "metadata": {"model": "x"}}),
+        ("/v1/messages", {"models": None, "fallbacks": None}),
+        ("/v1/messages", {"models": [], "fallbacks": []}),
+        ("/v1/responses", {"input": [{"type": "mcp_list_tools", "tools": [
+            {"name": "f", "model": "x", "input_schema": {"Model": {}}}]}]}),
+        ("/v1/responses", {"tools": [{"type": "function", "name": "f", "model": "x",
+            "parameters": {"type": "object", "model": {"type": "string"}, "Model": {}}}]}),
+        ("/v1/responses", {"tools": [{"type": "web_search", "model": ""}]}),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"model": "x"}}}]}),
+        (CHAT, {"plugins": [{"id": "web"}, {"id": "file-parser", "pdf": {"engine": "x"}}]}),
+    ],
+)  # fmt: skip
+def test_what_asks_no_model_is_no_model(path: str, fields: Any) -> None:
+    """Empty members, schemas of one's own, prompts that speak of models."""
+    assert call(ModelAccess(Inner(), ["m"]), path, body=chat("m", **fields)).status == 200
+    limiter = RateLimiter(Inner(), "999999 tokens/min", by="global")
+    assert call(limiter, path, body=chat("m", **fields)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "status"),
+    [
+        (["openai/gpt-5*", "openai/gpt-image-*"], [], 200),
+        (["openai/gpt-5*", "openai/gpt-image-1"], [], 403),
+        (None, ["o1-pro"], 200),
+        (None, ["gpt-image-1"], 403),
+        (None, ["gpt-*-mini"], 403),
+    ],
+)
+def test_who_makes_pictures_is_chosen_among_models_that_do(
+    allow: Any, deny: Any, status: int
+) -> None:
+    """An `image_generation` tool without a model, as most send it."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        provider = Provider("openai", base_url=upstream.url, api_keys=["k"])
+        app = ModelAccess(UpstreamForwarder(upstream=provider), allow, deny=deny)
+        body = chat("gpt-5.4", input="x", tools=[{"type": "image_generation"}])
+        assert call(app, "/v1/responses", body=body).status == status
+
+
+def test_a_model_that_is_an_object_stays_one() -> None:
+    """An agent's, with its speed; a name in it that stands for another is changed alone."""
+    model = {"id": "claude-x", "speed": "fast", "effort": "high"}
+    version = {"HTTP_ANTHROPIC_VERSION": "2023-06-01"}
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        provider = Provider("anthropic", base_url=upstream.url, api_keys=["k"])
+        app = UpstreamForwarder(upstream=provider, aliases={"smart": "claude-y"})
+        for name in ("claude-x", "smart"):
+            body = json.dumps({"name": "a", "model": {**model, "id": name}}).encode()
+            assert call(app, "/v1/agents", body=body, **version).status == 200
+    first, second = (json.loads(request.body)["model"] for request in upstream.requests)
+    assert first == model
+    assert second == {**model, "id": "claude-y"}
+
+
+def test_an_alias_is_judged_as_what_it_stands_for_where_models_stand_deep() -> None:
+    """The model that the request is for is not judged once more as it is spelt."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        provider = Provider("openai", base_url=upstream.url, api_keys=["k"])
+        forwarder = UpstreamForwarder(upstream=provider, aliases={"base": "openai/gpt-4o-mini"})
+        app = ModelAccess(forwarder, ["openai/gpt-4o-mini"])
+        for name in ("base", "openai:gpt-4o-mini", "openai/gpt-4o-mini"):
+            body = json.dumps({"model": name, "training_file": "f"}).encode()
+            assert call(app, "/v1/fine_tuning/jobs", body=body).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/realtime/calls", "/v1/realtime/calls/c/hangup", "/v1/fine_tuning/jobs/j/cancel",
+     "/v1/realtime/client_secrets", "/v1/evals"],
+)  # fmt: skip
+def test_what_has_no_body_names_no_model(path: str) -> None:
+    """With rules, with a provider that serves only some, or with neither."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        for models in (["gpt-5"], None):
+            provider = Provider("openai", base_url=upstream.url, api_keys=["k"], models=models)
+            forwarder = UpstreamForwarder(upstream=provider)
+            for app in (forwarder, ModelAccess(forwarder, ["m"], paths=[path])):
+                assert call(app, path, body=b"").status == 200
+
+
+def test_a_large_batch_of_small_talks_is_no_list_too_long() -> None:
+    """4,001 requests of 25 messages; of requests there are 100,000 at most."""
+    talk = [{"role": "user", "content": [{"type": "text", "text": "x"}]}] * 25
+    requests = [{"custom_id": "a", "params": {"model": "m", "messages": talk}}] * 4001
+    app = ModelAccess(Inner(), ["m"], paths=["/v1/messages/batches"])
+    body = json.dumps({"requests": requests}).encode()
+    assert call(app, "/v1/messages/batches", body=body).status == 200
+    body = json.dumps({"requests": [{}] * 100_001}).encode()
+    assert call(app, "/v1/messages/batches", body=body).code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "status"),
+    [
+        ({"deny": ["models/gemini-pro"]}, "models/gemini-pro", 403),
+        ({"deny": ["google/models/gemini-pro"]}, "gemini-pro", 403),
+        ({"allow": ["models/gemini-pro"]}, "models/gemini-pro", 200),
+        ({"allow": ["google/models/gemini-*"]}, "gemini-pro", 200),
+    ],
+)
+def test_rules_may_be_spelt_as_google_does(rules: Any, name: str, status: int) -> None:
+    """As in the list that it tells."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        google = Provider(
+            "google", base_url=upstream.url, api_keys=["k"], models=["models/gemini-pro"]
+        )
+        limited = RateLimiter(
+            UpstreamForwarder(upstream=google), "1/min for google/models/gemini-pro", by="global"
+        )
+        app = ModelAccess(limited, **{"allow": None, **rules})
+        assert call(app, CHAT, body=chat(name)).status == status
+        if status == 200:
+            assert call(app, CHAT, body=chat(name)).status == 429
+
+
+def test_a_path_of_ones_own_server_is_no_name_of_googles() -> None:
+    """A vLLM serves `models/llama` from that directory."""
+    with raw_provider(answering(OK, keep=True)) as upstream:
+        vllm = Provider("vllm", base_url=upstream.url)
+        for rules, status in (({"allow": ["vllm/llama"]}, 403), ({"deny": ["vllm/llama"]}, 200)):
+            app = ModelAccess(UpstreamForwarder(upstream=vllm), **{"allow": None, **rules})
+            assert call(app, CHAT, body=chat("models/llama")).status == status
+        assert json.loads(upstream.requests[-1].body)["model"] == "models/llama"
 
 
 def test_tools_of_ones_own_pass() -> None:

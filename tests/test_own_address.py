@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from typing import Any
 
 import pytest
@@ -18,19 +17,13 @@ TOLD = b'"results_url": "https://api.anthropic.com/v1/messages/batches/b1/result
 
 
 @pytest.mark.parametrize(
-    ("variables", "address"),
-    [
-        ({"HTTP_HOST": "gw:8000"}, b"http://gw:8000/v1"),
-        ({"HTTP_HOST": "gw", "wsgi.url_scheme": "https"}, b"https://gw/v1"),
-        ({"HTTP_HOST": "[::1]:80"}, b"http://[::1]/v1"),
-        ({"HTTP_HOST": "gw", "SCRIPT_NAME": "/ai x"}, b"http://gw/ai%20x/v1"),
-    ],
+    "variables", [{}, {"SCRIPT_NAME": "/ai"}, {"HTTP_X_FORWARDED_PROTO": "https"}]
 )
-def test_the_address_is_the_one_that_was_asked(variables: Any, address: bytes) -> None:
-    """By the Host that the client sent, and below what the gateway is mounted at."""
+def test_the_path_is_told_and_no_host(variables: Any) -> None:
+    """SDKs put it behind their base URL, which nobody here knows: its scheme, where it is mounted."""
     environ = {**make_environ(BATCH), **variables}
     told = with_own_address(environ, b"{" + TOLD + b', "a": 1}')
-    assert told == b'{"results_url": "%b/messages/batches/b1/results", "a": 1}' % address
+    assert told == b'{"results_url": "/v1/messages/batches/b1/results", "a": 1}'
 
 
 @pytest.mark.parametrize(
@@ -46,14 +39,6 @@ def test_the_address_is_the_one_that_was_asked(variables: Any, address: bytes) -
 def test_no_other_byte_is_changed(body: bytes) -> None:
     """What is no such address passes as it is, and all of it around one."""
     assert with_own_address(make_environ(BATCH), body) == body
-
-
-@pytest.mark.parametrize("host", ["", "a b", 'a"b', "a\\b", "a,b"])
-def test_a_host_that_is_none_changes_nothing(host: str) -> None:
-    """Nothing that a client sends breaks the document."""
-    environ = {**make_environ(BATCH), "HTTP_HOST": host}
-    told = with_own_address(environ, b"{" + TOLD + b"}")
-    assert json.loads(told)["results_url"].endswith("/v1/messages/batches/b1/results")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +79,7 @@ def test_the_length_fits_and_no_coding_is_asked_for(chunked: bool) -> None:
             UpstreamForwarder(upstream=upstream.url),
         ):
             answer = call(forwarder, BATCH, method="GET", HTTP_ACCEPT_ENCODING="gzip")
-            assert answer.json["results_url"].startswith("http://127.0.0.1/v1/")
+            assert answer.json["results_url"] == "/v1/messages/batches/b1/results"
             assert answer.headers["Content-Length"] == str(len(answer.body))
     assert {request.headers["Accept-Encoding"] for request in upstream.requests} == {"identity"}
 

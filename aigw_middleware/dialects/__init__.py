@@ -16,6 +16,7 @@ from . import anthropic, gemini, openai, plain
 from ._base import (
     ANY_MODEL,
     EVENT_ENDS,
+    AnyOf,
     Batch,
     Dialect,
     Later,
@@ -39,6 +40,7 @@ __all__ = [
     "GEMINI",
     "OPENAI",
     "PLAIN",
+    "AnyOf",
     "Batch",
     "Dialect",
     "Later",

@@ -47,8 +47,16 @@ _OWN = frozenset(
     }
 )  # fmt: skip
 """Members in which a user's own data stands, and schemas of it."""
-ANY_MODEL = "*"
-"""In the place of a model's name: one that the provider chooses."""
+
+
+class AnyOf(str):
+    """In the place of a model's name: what the names begin with of which the provider chooses one.
+
+    It ends in `*`, which no model's name has.
+    """
+
+
+ANY_MODEL = AnyOf("*")
 
 _MOST_BATCHED = 100_000
 """Requests in a batch: https://docs.anthropic.com/en/docs/build-with-claude/batch-processing"""
@@ -101,11 +109,15 @@ class Tier(Enum):
     """Half, of those who sell what may wait for less."""
     NEAR = 4
     """A tenth more, for what is computed in one country."""
-    UNKNOWN = 5
+    NEAR_BATCH = 5
+    UNKNOWN = 6
     """More than that, for speed, by how much is another price of each model's."""
 
 
-_WHOLE = ("", "auto", "default", "standard", "standard_only", "unspecified", "scale", "on_demand")
+_WHOLE = (
+    "", "auto", "default", "standard", "standard_only", "unspecified", "scale", "on_demand",
+    "on-demand",
+)  # fmt: skip
 
 
 def tier_of(name: object) -> Tier:
@@ -194,10 +206,13 @@ def later_of(
     model = one.get("model")
     name = model.rpartition("models/")[2] if isinstance(model, str) else None
     if batched:
-        others = tuple((other, used._replace(tier=Tier.BATCH)) for other, used in tokens.others)
-        tokens = tokens._replace(tier=Tier.BATCH, others=others)
-    created = one.get("created_at", "")  # some let clients choose an id
-    yield Later(f"{id_} {created}".strip(), name, tokens, sums)
+        tier = Tier.NEAR_BATCH if tokens.tier is Tier.NEAR else Tier.BATCH
+        others = tuple((other, used._replace(tier=tier)) for other, used in tokens.others)
+        tokens = tokens._replace(tier=tier, others=others)
+    created = one.get("created_at")  # some let clients choose an id
+    if isinstance(created, int | float):
+        id_ = f"{id_} {int(created)}"
+    yield Later(id_, name, tokens, sums)
 
 
 def details_of(**figures: int) -> Details:
@@ -274,7 +289,7 @@ class Dialect:
     makes_nothing: re.Pattern[str] = re.compile(r"(?!)")
     unpriced: re.Pattern[str] = re.compile(r"(?!)")
     choosing: frozenset[str] = frozenset()
-    """Members of a body by which the provider may choose a model, see `chooses`."""
+    """Members of a body that `further` looks into beside `inner`."""
     inner_fields: frozenset[str] = frozenset()
     """Fields of forms in which such a model stands."""
     tells_later: re.Pattern[str] = re.compile(r"(?!)")
@@ -320,9 +335,21 @@ class Dialect:
         """
         return None
 
-    def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
-        """Whether the provider is to ask a model of its own choice too, by a request's body."""
-        return False
+    def further(self, path: str, document: Mapping[str, Any]) -> Iterator[object]:
+        """Yield what stands in the places of models that the provider is to ask by itself.
+
+        `AnyOf` where it chooses; what is no name is for the caller to refuse.
+
+        Args:
+            path: the path that is asked for, without the prefix.
+            document: the body.
+        """
+        for place in self.takes(path).inner:
+            if place[0] == "**":
+                yield from map(_agents_model, objects_in(document, skips=document))
+            elif place[0] in document:
+                for holder in values_at(document, place[:-1]):
+                    yield from named_in(holder)
 
     def tier(self, document: Mapping[str, Any]) -> Tier:
         """Return what a request asks to be billed at, by its body."""
@@ -412,19 +439,11 @@ def standing(document: Any, place: Place) -> Iterator[tuple[Path, Any]]:
 
 
 def values_at(document: Any, place: Place) -> list[Any]:
-    """Return what stands at a place, wherever that is; empty for nothing.
-
-    Raises:
-        BodyInvalid: there is too much of it.
-    """
+    """Return what stands at a place, wherever that is; empty for nothing."""
     found = [document]
     for name in place:
-        if len(found) > _MOST_BATCHED:
-            raise BodyInvalid(f"A list has more than {_MOST_BATCHED} elements.")
         if name == "*":
             found = [one for value in found for one in _members(value)]
-        elif name == "**":
-            found = [one for value in found for one in _below(value)]
         else:
             found = [
                 one
@@ -440,15 +459,38 @@ def _members(value: Any) -> Iterable[Any]:
     return value if type(value) is list else ()
 
 
-def _below(value: Any) -> Iterator[Any]:
+def objects_in(
+    value: Any, *, skips: object = None, beyond: frozenset[str] = _OWN
+) -> Iterator[dict[str, Any]]:
+    """Yield all objects in a value, but `skips`, and what stands in the members `beyond`."""
     left = [value]
     while left:
         one = left.pop()
         if type(one) is list:
             left += one
         elif type(one) is dict:
-            yield one
-            left += [member for name, member in one.items() if name not in _OWN]
+            if one is not skips:
+                yield one
+            left += [member for name, member in one.items() if name not in beyond]
+
+
+def named_in(holder: Any) -> Iterator[object]:
+    """Yield the model that an object names; itself where that is spelt as some readers take it."""
+    if type(holder) is dict:
+        if not spellings("model").isdisjoint(holder):
+            yield holder
+        yield holder.get("model")
+
+
+def _agents_model(holder: dict[str, Any]) -> object:
+    """Return the model that an agent, a session or a grader names; None for none.
+
+    An agent's may be an object with its `id`; what is neither is something else of that name.
+    """
+    model = holder.get("model")
+    if type(model) is dict:
+        model = model.get("id")
+    return model if isinstance(model, str) else None
 
 
 def figure(document: Any, *names: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..splice import Path
 from ._base import (
+    ANY_MODEL,
     Batch,
     Dialect,
     Json,
@@ -76,6 +77,8 @@ class _Anthropic(Dialect):
         ),
         (re.compile(r"/(?:agents|agents/[^/]+|sessions|dreams)/?"), (("**", "model"),)),
     )
+    # A session has as many answers as it likes, each told to who asks for its events.
+    unpriced = re.compile(r"/(?:sessions|dreams)(?:/.*)?")
     makes_nothing = re.compile(
         r"/messages/count_tokens/?|/messages/batches/[^/]+/cancel/?"
         r"|/(?:files|skills|environments|memory_stores|vaults|user_profiles)(?:/.*)?"
@@ -111,11 +114,12 @@ class _Anthropic(Dialect):
 
     choosing = frozenset({"fallbacks", "models", "requests"})
 
-    def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
-        bodies: list[Any] = [document]
-        if document.get("requests") is not None:
-            bodies = values_at(document, ("requests", "*", "params"))
-        return any(map(_chooses, bodies))
+    def further(self, path: str, document: Mapping[str, Any]) -> Iterator[object]:
+        yield from super().further(path, document)
+        batched(document.get("requests"))
+        bodies = [document, *values_at(document, ("requests", "*", "params"))]
+        if any(map(_chooses, bodies)):
+            yield ANY_MODEL
 
     def tier(self, document: Mapping[str, Any]) -> Tier:
         # https://platform.claude.com/docs/en/build-with-claude/fast-mode; its service tiers are
@@ -173,11 +177,11 @@ def _chooses(body: Any) -> bool:
     """Whether others than the models that stand at their places may answer a request."""
     if not isinstance(body, dict):
         return False
-    fallbacks = body.get("fallbacks")
+    fallbacks = body.get("fallbacks") or []  # "default", or a list
     named = isinstance(fallbacks, list) and all(
         isinstance(one, dict) and one.get("model") is not None for one in fallbacks
     )
-    return "models" in body or not (fallbacks is None or named)  # "default", say
+    return bool(body.get("models")) or not named
 
 
 def _tier(usage: Mapping[str, Any]) -> Tier:

@@ -95,10 +95,16 @@ class _Gemini(Dialect):
     takes_models = re.compile(r"/openai/(?:chat/completions|embeddings)/?")
     needs_json = re.compile(
         r"/(?:models|tunedModels)/[^/:]+:[A-Za-z]+/?"
-        r"|/(?:interactions|decisions|cachedContents)/?"
+        r"|/(?:interactions|decisions|cachedContents|triggers|triggers/[^/:]+)/?"
         r"|/openai/(?:chat/completions|embeddings|images/generations)/?"
     )
-    inner = ((re.compile(r"/interactions/?"), (("agent_config", "model"),)),)
+    inner = (
+        (
+            re.compile(r"/interactions/?"),
+            (("agent_config", "model"), ("agentConfig", "model")),
+        ),
+        (re.compile(r"/triggers(?:/[^/:]+)?/?"), (("**", "model"),)),
+    )
     makes_nothing = re.compile(
         r"/(?:models|tunedModels)/[^/:]+:countTokens/?|/operations/.*|/batches/[^/:]+:cancel/?"
         r"|/(?:files|fileSearchStores|auth_tokens|webhooks|environments)(?:[/:].*)?"

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._base import (
+    ANY_MODEL,
+    AnyOf,
     Dialect,
     Json,
     Later,
@@ -21,6 +23,8 @@ from ._base import (
     details_of,
     figure,
     later_of,
+    named_in,
+    objects_in,
     standing,
     tier_of,
     values_at,
@@ -28,11 +32,11 @@ from ._base import (
 
 SEGMENTS = frozenset(
     {
-        "agents", "assistants", "audio", "batches", "chat", "chatkit", "completions", "containers",
+        "assistants", "audio", "batches", "chat", "chatkit", "completions", "containers",
         "content_provenance_checks", "conversations", "decisions", "edits", "embeddings", "evals",
         "files", "fine_tuning", "images", "live", "models", "moderations", "organization",
         "projects", "realtime", "rerank", "responses", "safety", "skills", "threads", "uploads",
-        "vector_stores", "videos", "webhook_endpoints", "webhook_event_types",
+        "vector_stores", "videos",
     }
 )  # fmt: skip
 """The first segments of OpenAI's paths below `/v1`."""
@@ -50,35 +54,49 @@ _OVER = ("completed", "incomplete", "failed", "cancelled", "expired")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-# OpenRouter's tools and plugins ask models too:
 # https://openrouter.ai/docs/guides/features/server-tools
-_TOOLS = tuple(
-    ("tools", "*", *place)
-    for place in (
-        ("model",),
-        ("svg", "model"),
-        ("parameters", "model"),
-        ("parameters", "analysis_models", "*"),
-    )
-)  # fmt: skip
-_PLUGINS = (("plugins", "*", "model"), ("plugins", "*", "analysis_models", "*"))
+_CHOOSING = ("openrouter:advisor", "openrouter:fusion", "openrouter:image", "openrouter:subagent")
+_OWN_TOOLS = ("function", "custom")
+"""Kinds of tools in which all but their name is a user's own."""
 
 
-def _asks_any(tool: Any) -> bool:
-    """Whether a tool asks a model of the provider's choice."""
-    if not isinstance(tool, dict) or tool.get("model") is not None:
-        return False
-    kind = tool.get("type")
-    if kind == "image_generation":
-        return True
-    parameters = tool.get("parameters")
-    named = isinstance(parameters, dict) and (
-        "model" in parameters or "analysis_models" in parameters
-    )
-    return (
-        str(kind).startswith(("openrouter:advisor", "openrouter:fusion", "openrouter:image"))
-        and not named
-    )
+def _of_tool(tool: Any) -> Iterator[object]:
+    """Yield the models that a tool has the provider ask."""
+    kind = tool.get("type") if type(tool) is dict else None
+    if not isinstance(kind, str) or kind in _OWN_TOOLS:
+        return
+    if kind.startswith("openrouter:"):
+        yield from _of_openrouters(kind, tool)
+        return
+    yield from named_in(tool) if tool.get("model") != "" else ()
+    yield from values_at(tool, ("svg", "model"))
+    if kind == "image_generation" and not tool.get("model"):
+        yield AnyOf("gpt-image-*")
+
+
+def _of_openrouters(kind: str, tool: dict[str, Any]) -> Iterator[object]:
+    """Yield the models of one of OpenRouter's tools: of it, of its advisors, of their tools."""
+    holders = list(objects_in(tool, beyond=frozenset({"messages", "content"})))
+    named = [name for holder in holders for name in _panel(holder) if name is not None]
+    yield from named
+    fused = kind.startswith("openrouter:fusion")
+    if kind.startswith(_CHOOSING) and not (
+        any(holder.get("analysis_models") for holder in holders) if fused else named
+    ):
+        yield ANY_MODEL
+
+
+def _panel(holder: dict[str, Any]) -> list[Any]:
+    panel = holder.get("analysis_models")
+    return [holder.get("model") or None, *(panel if isinstance(panel, list) else [])]
+
+
+def _of_plugin(plugin: Any) -> Iterator[object]:
+    """Yield the models that one of OpenRouter's plugins asks."""
+    if type(plugin) is dict:
+        yield from _panel(plugin)
+        if plugin.get("id") == "fusion" and not plugin.get("analysis_models"):
+            yield ANY_MODEL
 
 
 class _OpenAI(Dialect):
@@ -87,7 +105,7 @@ class _OpenAI(Dialect):
         r"/(?:chat/completions|completions|responses|responses/compact|responses/input_tokens"
         r"|embeddings|moderations|audio/speech|images/generations|images/edits|rerank|decisions"
         r"|assistants|assistants/[^/]+|threads/runs|threads/[^/]+/runs|fine_tuning/jobs"
-        r"|fine_tuning/alpha/graders/(?:run|validate)|evals|evals/[^/]+/runs|agents|agents/[^/]+"
+        r"|fine_tuning/alpha/graders/(?:run|validate)|evals|evals/[^/]+/runs"
         r"|realtime/(?:(?:translations/)?client_secrets|sessions|transcription_sessions)"
         r"|realtime/calls/[^/]+/accept|live/sessions)/?"
     )
@@ -105,30 +123,26 @@ class _OpenAI(Dialect):
     )
     makes_nothing = re.compile(
         r"/(?:files|uploads|vector_stores|moderations)(?:/.*)?"
-        r"|/(?:webhook_endpoints|webhook_event_types|audio/voice_consents)(?:/.*)?"
-        r"|/(?:assistants|skills|evals|agents)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
+        r"|/audio/voice_consents(?:/.*)?"
+        r"|/(?:assistants|skills|evals)(?:/[^/]+)?/?|/threads(?:/(?!.*\bruns\b).*)?"
         r"|/threads/[^/]+/runs/[^/]+/?"
         r"|/realtime/calls/[^/]+/(?:hangup|reject|refer)/?"
         r"|/fine_tuning/jobs/[^/]+/(?:pause|resume)/?"
         r"|/responses/input_tokens/?|/.*/cancel/?"
     )
     inner = (
-        (re.compile(r"/chat/completions/?"), (*_TOOLS, *_PLUGINS)),
-        (
-            re.compile(r"/responses/?"),
-            (*_TOOLS, *(("input", "*", *place) for place in _TOOLS), *_PLUGINS),
-        ),
+        (re.compile(r"/(?:chat/completions|responses)/?"), (("tools", "model"),)),
         (re.compile(r"/images/(?:generations|edits)/?"), (("svg", "model"),)),
         (
             re.compile(
-                r"/(?:fine_tuning/.*|evals|evals/[^/]+/runs|agents|agents/[^/]+|realtime/.*|live/.*)/?"
+                r"/(?:fine_tuning/jobs|fine_tuning/alpha/.*|evals|evals/[^/]+/runs|realtime/.*|live/.*)/?"
             ),
             (("**", "model"),),
         ),
     )
     inner_fields = frozenset({"svg[model]"})
-    # The price of a model's tokens is not what they cost.
-    unpriced = re.compile(r"/fine_tuning/.*")
+    # The price of a model's tokens is not what they cost, or nobody here learns how many there are.
+    unpriced = re.compile(r"/(?:fine_tuning|realtime|live)/.*|/evals/[^/]+/runs/?")
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -163,14 +177,22 @@ class _OpenAI(Dialect):
         named = caps(document, "max_completion_tokens", "max_tokens")
         return Output(count_of(document, "n"), (_cap_name(document.get("model")),), named)
 
-    choosing = frozenset({"fallbacks", "tools", "input"})
+    choosing = frozenset({"fallbacks", "input", "plugins", "preset", "tools"})
 
-    def chooses(self, path: str, document: Mapping[str, Any]) -> bool:
-        if document.get("fallbacks") is not None:  # some gateways take it in chats
-            return True
+    def further(self, path: str, document: Mapping[str, Any]) -> Iterator[object]:
+        yield from super().further(path, document)
+        if document.get("fallbacks") or document.get("preset"):  # other gateways take these
+            yield ANY_MODEL
+        for plugin in values_at(document, ("plugins", "*")):
+            yield from _of_plugin(plugin)
         tools = values_at(document, ("tools", "*"))
         tools += values_at(document, ("input", "*", "tools", "*"))
-        return any(map(_asks_any, tools))
+        if "**" in self.takes(path).firsts:
+            tools = [
+                tool for one in objects_in(document) for tool in values_at(one, ("tools", "*"))
+            ]
+        for tool in tools:
+            yield from _of_tool(tool)
 
     def tokens(self, document: Mapping[str, Any]) -> Tokens | None:
         usage = document.get("usage")
@@ -242,7 +264,7 @@ class _OpenAI(Dialect):
 
     def is_last(self, event: bytes, document: Mapping[str, Any] | None) -> bool:
         if document is None:
-            return _DONE(event) is not None
+            return b"[DONE" in event and _DONE(event) is not None
         return document.get("type") in _LAST
 
     def error_event(self, path: str, error: Json) -> bytes:

@@ -218,6 +218,8 @@ def cost_of(
     """
     total = 0
     for model, used in parts:
+        if model is None and not (used.input or used.output or used.details):
+            continue
         price = prices.of(provider, model)
         if price is None or used.tier is Tier.UNKNOWN:
             return None
@@ -240,4 +242,6 @@ def _share(tier: Tier, provider: str | None) -> tuple[int, int]:
     """Return the part of the price that is billed, as a fraction."""
     if tier is Tier.BATCH or (tier is Tier.FLEX and provider in _SELL_FLEX):
         return 1, 2
+    if tier is Tier.NEAR_BATCH:
+        return 11, 20
     return (11, 10) if tier is Tier.NEAR else (1, 1)

@@ -30,7 +30,7 @@ _TEXT = re.compile(
 # Only these are looked into: those with usage (in every other one it may be null), and the last.
 _MAY_TELL = re.compile(
     rb'usage"\s*:\s*(?:data:\s*)?\{|usageMetadata|message_stop|response\.(?:completed|incomplete|failed)|\[DONE'
-    rb'|"error"\s*:\s*(?:data:\s*)?\{|"type"\s*:\s*"error"|"type"\s*:\s*"[a-z_.]*\.(?:completed|done)"'
+    rb'|"error"\s*(?::\s*(?:data:\s*)?\{|[,}])'
 ).search
 _FEW = 2048
 """Bytes of events whose text is counted together."""

@@ -10,11 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from werkzeug.wsgi import get_host
-
 from ..dialects import ANTHROPIC, spoken
-from ..environ import full_path
-from .url import quote_path
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -23,7 +19,6 @@ _TELLS = re.compile(r"/messages/batches(?:/[^/]+(?:/cancel)?)?/?").fullmatch
 _TOLD = re.compile(
     rb'("results_url"\s*:\s*")https?://[^"\\/]+/[^"\\]*?(/messages/batches/[\w.-]+/results")'
 ).sub
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+").fullmatch
 
 
 def tells_address(environ: WSGIEnvironment) -> bool:
@@ -35,11 +30,11 @@ def tells_address(environ: WSGIEnvironment) -> bool:
 
 
 def with_own_address(environ: WSGIEnvironment, body: bytes) -> bytes:
-    """Return an answer's body that tells the address by which the gateway was asked."""
-    host = get_host(environ)
-    path, rest = full_path(environ), spoken(environ).rest
-    if not _HOST(host) or not path.endswith(rest):
-        return body
-    prefix = quote_path(path.removesuffix(rest))
-    own = f"{environ['wsgi.url_scheme']}://{host}{prefix}".encode("latin-1")
-    return _TOLD(lambda match: match[1] + own + match[2], body)
+    """Return an answer's body that tells a path at the gateway, and no host.
+
+    The SDKs put it behind their base URL. What that is nobody here knows for sure: before a proxy
+    an address may have another scheme, and with the wrong one a key would be sent in clear.
+    """
+    _, path, rest = spoken(environ)
+    prefix = path.removesuffix(rest).encode("latin-1")
+    return _TOLD(lambda match: match[1] + prefix + match[2], body)

@@ -20,6 +20,7 @@ from ..named_models import (
     bare_name,
     form_boundary,
     inner_models,
+    json_of,
     named_models,
     put_in_form,
 )
@@ -113,15 +114,24 @@ class ModelPlace:
         name: the model's name that stands in the body; None where there is none yet.
         names_model: whether the body is where the model is named.
         asks: whether the stream is to be asked for its usage, where the provider takes that.
+        member: where in a JSON body the name stands.
     """
 
     def __init__(
-        self, path: AIPath, boundary: bytes, name: str | None, *, names_model: bool, asks: bool
+        self,
+        path: AIPath,
+        boundary: bytes,
+        name: str | None,
+        *,
+        names_model: bool,
+        asks: bool,
+        member: tuple[str, ...] = ("model",),
     ) -> None:
         self._path = path
         self._boundary = boundary
         self._name = name
         self._names_model = names_model
+        self._member = member
         self._asks = asks
 
     @property
@@ -136,7 +146,7 @@ class ModelPlace:
             if self._boundary:
                 replace(environ, put_in_form(environ[BODY].read(), self._boundary, model))
             else:
-                put_member(environ, ("model",), model)
+                put_member(environ, self._member, model)
             self._name = model
         if model is not None and CAP_PATH in environ:
             self._name_cap(environ, model)
@@ -191,7 +201,9 @@ class Inner(NamedTuple):
         if found is not None:
             return found
         provider = self.closed.get(candidate.provider or "")
-        if provider is None or all(map(provider.lists, self.models)):
+        # A list is there to route by: of what the provider chooses it says nothing.
+        named = (model for model in self.models if not model.endswith("*"))
+        if provider is None or all(map(provider.lists, named)):
             return None
         return _INNER_NOT_SERVED
 
@@ -357,14 +369,18 @@ class Planner:
         takes = path.dialect.takes(path.rest)
         boundary = form_boundary(environ) if takes.form else b""
         is_json = takes.json and not boundary
-        document = environ[BODY].json() if is_json and BODY in environ else {}
+        document = json_of(environ[BODY], takes) if is_json and BODY in environ else {}
         if "models" in document and takes.models:
             drop_member(environ, ("models",))
         if candidates[0].model is None:
             return None
         if is_json:
-            name = bare_name(document.get("model"))
-            return ModelPlace(path, b"", name, names_model=takes.named is None, asks=asks)
+            name = document.get("model")
+            member = ("model", "id") if isinstance(name, dict) else ("model",)
+            name = bare_name(name.get("id") if isinstance(name, dict) else name)
+            return ModelPlace(
+                path, b"", name, names_model=takes.named is None, asks=asks, member=member
+            )
         if not boundary:
             return None
         return ModelPlace(path, boundary, models[0], names_model=bool(models), asks=False)

@@ -16,10 +16,11 @@ from .._responding import Headers, with_headers
 from ..body import put_members
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, Judge, body_denial, judge_of, store_denial
-from ..dialects import ANY_MODEL, PLAIN, client_dialect, spoken
+from ..dialects import PLAIN, client_dialect, spoken
 from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
+from ..named_models import bare_name
 from ..providers.catalogue import readings
 from ..usage.prices import Price, Prices
 from .capping import with_cap, without_cap
@@ -288,7 +289,7 @@ class NamedLimits:
         if not self._late or (want is not None and not want.priced):
             return None
         counts_money = any(one.limit.unit == USD for one in self._late)
-        inner = () if want is None else tuple(one for one in want.inner if one != ANY_MODEL)
+        inner = () if want is None else tuple(one for one in want.inner if not one.endswith("*"))
         if not inner or not counts_money:
             return self._prices.of(provider, model)
         asked = inner if model is None else (model, *inner)
@@ -347,7 +348,9 @@ class _Named:
         """Whether the limit counts a model; one that is not known is counted by all."""
         if self.rules is None or model is None:
             return True
-        meanings = [(provider, model)] if provider is not None else readings(model)
+        meanings = [(provider, model)]
+        if provider is None:
+            meanings = [*readings(model), (None, bare_name(model))]
         return any(self._counts(*meaning) for meaning in meanings)
 
     def _counts(self, provider: str | None, model: str) -> bool:
@@ -422,7 +425,8 @@ def _units(limit: Limit, want: Wanted | None, price: Price | None, output: int) 
     """Return how many units a request wants; None where the limit can never give so many."""
     if limit.unit in (REQUESTS, CONCURRENT) or want is None:
         return 1
-    most_output = least_output = want.output_tokens
+    most_output = want.output_tokens
+    least_output = most_output if want.least_output is None else want.least_output
     if most_output is None or least_output is None:
         most_output = want.named_output + output * want.answers
         least_output = want.named_output

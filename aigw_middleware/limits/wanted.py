@@ -13,7 +13,7 @@ from ..body import Body, whole
 from ..dialects import OPENAI, PLAIN, Batch, Dialect, Output, Tier, spoken
 from ..environ import BODY
 from ..errors import BodyInvalid
-from ..named_models import MAX_BODY_BYTES, form_boundary, models_within, named_models
+from ..named_models import MAX_BODY_BYTES, form_boundary, json_of, models_within, named_models
 from ..splice import Path
 from . import tokenizer
 
@@ -63,6 +63,7 @@ class Wanted(NamedTuple):
         lacking: where a cap would be written of each of those others.
         priced: whether the price of the model's tokens tells what it costs.
         inner: the models that the provider is to ask by itself.
+        least_output: output tokens that one answer alone may have; None for all of them.
     """
 
     model: str | None
@@ -76,6 +77,7 @@ class Wanted(NamedTuple):
     lacking: tuple[Path, ...] = ()
     priced: bool = True
     inner: tuple[str, ...] = ()
+    least_output: int | None = None
 
     @property
     def is_nothing(self) -> bool:
@@ -109,9 +111,11 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     counted = None if inline else _counted(dialect, model, body)
     items = document.get("input")
     refers = refers or (type(items) is list and any(map(_is_bare_reference, items)))
+    # What an agent does, a session or a run of many is told to nobody here.
+    refers = refers or "**" in dialect.takes(rest).firsts
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
     priced = not dialect.takes(rest).unpriced and dialect.tier(document) is not Tier.UNKNOWN
-    inner = models_within(dialect, rest, document)
+    inner = models_within(dialect, rest, body)
     output = _output_of(dialect, rest, body, document)
     if output is None:
         least = body.size // BYTES_A_TOKEN
@@ -132,6 +136,7 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
         default,
         priced=priced,
         inner=inner,
+        least_output=None if most is None else (output.cap or 0) * output.answers,
     )
 
 
@@ -217,7 +222,7 @@ def _document(environ: WSGIEnvironment) -> tuple[Body, dict[str, Any]] | None:
         raise BodyInvalid("A body with a Content-Encoding cannot be judged.")
     known = environ.get(BODY)  # by a forwarder perhaps, that takes larger ones
     body = known if isinstance(known, Body) else whole(environ, MAX_BODY_BYTES)
-    return body, body.json()
+    return body, json_of(body, takes)
 
 
 class _Content(NamedTuple):

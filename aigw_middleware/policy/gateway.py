@@ -14,7 +14,7 @@ from .._iterables import Begun, close_iterable
 from .._paths import is_canonical
 from .._responding import with_headers
 from ..denial import Denial, refuse
-from ..dialects import ANY_MODEL, PLAIN, spoken
+from ..dialects import PLAIN, spoken
 from ..environ import (
     CHOOSER,
     DECISIONS,
@@ -400,7 +400,10 @@ class _Served(NamedTuple):
         if model is None:
             return _NO_NAME if self.allowed is not None or self.denied else None
         pair = (name, model.lower())
-        if model == ANY_MODEL and any(name == owner for owner, _ in self.denied):
+        begins = model.lower().rstrip("*") if model.endswith("*") else None
+        if begins is not None and any(
+            name == owner and denied.startswith(begins) for owner, denied in self.denied
+        ):
             return _NOT_SERVED  # it may be one of them
         if (
             pair in self.denied

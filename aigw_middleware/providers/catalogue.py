@@ -135,8 +135,7 @@ def readings(model: str) -> list[Reading]:
     """Return what a model's name may mean where nobody knows which providers there are.
 
     Before a `/` stands a provider. Before a `:` may stand one of the table (`openai:gpt-4o`), or
-    a model whose size follows (`mistral:7b`): then it is read both ways, as is Google's own
-    `models/gemini-2.5-pro`.
+    a model whose size follows (`mistral:7b`): then it is read both ways.
     """
     found: list[Reading] = []
     provider, slash, rest = model.partition("/")
@@ -145,8 +144,6 @@ def readings(model: str) -> list[Reading]:
         known = NAMES.get(provider.lower(), provider)
         if known != provider:
             found.append((known, rest))
-        if provider == "models":
-            found.append((None, rest))
     before, colon, behind = model.partition(":")
     known_before = NAMES.get(before.lower()) if colon else None
     if known_before is not None and behind:

@@ -79,7 +79,9 @@ class Provider:
         self.models = None if models is None else tuple(_texts("models", models))
         """The models that it serves, as they were given; None for any."""
         self._others = bool(others)
-        self._listed = frozenset(map(str.lower, self.models or ()))
+        # As they are asked for: Google's lists have `models/` before each.
+        names = [name.removeprefix("models/") for name in self.models or ()]
+        self._listed = frozenset(map(str.lower, (*(self.models or ()), *names)))
         self._called = {
             self.name.lower(),
             name.lower(),

@@ -116,6 +116,8 @@ class Prices:
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"prices: must be a mapping, not {type(given).__name__}")
         self._given = {_name(name): _price(name, pair) for name, pair in (given or {}).items()}
+        for name in [name for name in self._given if name.startswith("google/models/")]:
+            self._given.setdefault(name.replace("models/", "", 1), self._given[name])
         # Where nobody knows whose a model is, the dearest that has its name.
         self._given_anywhere: dict[str, Price] = {}
         for name, price in self._given.items():
