@@ -101,7 +101,7 @@ def inner_models(
         BodyError: as `named_models` does.
     """
     takes = dialect.takes(rest)
-    if not takes.inner or environ.get("REQUEST_METHOD") != "POST":
+    if not takes.further or environ.get("REQUEST_METHOD") != "POST":
         return ()
     if takes.form and (boundary := form_boundary(environ)):
         return _in_form(_judged(environ, max_bytes), boundary, dialect.inner_fields)
@@ -117,7 +117,7 @@ def models_within(dialect: Dialect, rest: str, body: Body) -> tuple[str, ...]:
         BodyInvalid: as `named_models` does.
     """
     takes = dialect.takes(rest)
-    if not takes.inner:
+    if not takes.further:
         return ()
     found = body.inner.get(rest)
     if found is None:

@@ -241,7 +241,8 @@ class Takes(NamedTuple):
         named: the model that stands in the path itself; None for none.
         nothing: whether its POST makes no tokens.
         unpriced: whether its POST costs something else than tokens.
-        inner: where in its body further models stand, that the provider asks by itself.
+        further: whether its body may have the provider ask further models by itself.
+        inner: where in its body these stand.
         firsts: members of its body that have to do with these.
         odd: the same in other spellings, which some readers take for them.
         later: whether it tells what was made before.
@@ -254,6 +255,7 @@ class Takes(NamedTuple):
     named: str | None
     nothing: bool
     unpriced: bool
+    further: bool
     inner: tuple[Place, ...]
     firsts: frozenset[str]
     odd: frozenset[str]
@@ -276,8 +278,8 @@ class Dialect:
             the model that it names.
         tells_later: paths (without the prefix) that tell what was made before: in a batch, or in
             the background.
-        inner: paths (without the prefix), and where in their JSON bodies models stand that the
-            provider asks by itself, beside the one that the request is for.
+        inner: paths (without the prefix) whose body may have the provider ask models by itself,
+            beside the one that the request is for, and where in JSON these stand.
     """
 
     name: str
@@ -392,10 +394,9 @@ class Dialect:
 def _takes(dialect: Dialect, path: str) -> Takes:
     """Match a path once for all requests that ask for it."""
     named = dialect.model_path.fullmatch(path)
-    inner = tuple(
-        place for pattern, places in dialect.inner if pattern.fullmatch(path) for place in places
-    )
-    firsts = frozenset(place[0] for place in inner) | (dialect.choosing if inner else frozenset())
+    found = [places for pattern, places in dialect.inner if pattern.fullmatch(path)]
+    inner = tuple(place for places in found for place in places)
+    firsts = frozenset(place[0] for place in inner) | (dialect.choosing if found else frozenset())
     return Takes(
         dialect.needs_json.fullmatch(path) is not None,
         dialect.needs_model.fullmatch(path) is not None,
@@ -404,6 +405,7 @@ def _takes(dialect: Dialect, path: str) -> Takes:
         None if named is None else named[1],
         dialect.makes_nothing.fullmatch(path) is not None,
         dialect.unpriced.fullmatch(path) is not None,
+        bool(found),
         inner,
         firsts,
         frozenset(odd for first in firsts for odd in spellings(first)),

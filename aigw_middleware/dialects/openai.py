@@ -131,7 +131,7 @@ class _OpenAI(Dialect):
         r"|/responses/input_tokens/?|/.*/cancel/?"
     )
     inner = (
-        (re.compile(r"/(?:chat/completions|responses)/?"), (("tools", "model"),)),
+        (re.compile(r"/(?:chat/completions|responses)/?"), ()),  # in tools and plugins
         (re.compile(r"/images/(?:generations|edits)/?"), (("svg", "model"),)),
         (
             re.compile(
