@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from ._paths import PathPatterns
+
 REQUEST_ID = "aigw.request_id"
 """str: set by the outermost layer; the client's `X-Request-Id` where it is sane."""
 GOOGLE_CLIENT = "aigw.google_client"
@@ -223,6 +225,11 @@ def is_mounted_oddly(environ: WSGIEnvironment) -> bool:
     each could be looked at.
     """
     return _ROOT_HEADER in environ or environ.get("SCRIPT_NAME", "").count("/") > _MOST_MOUNTS
+
+
+def is_listed(environ: WSGIEnvironment, patterns: PathPatterns) -> bool:
+    """Whether every path that a request may mean is one of those."""
+    return bool(patterns) and all(map(patterns.opens, meant_paths(environ)))
 
 
 def meant_paths(environ: WSGIEnvironment) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from .environ import (
     QUERY_CREDENTIALS,
     STAND_INS,
     WATCHED,
-    meant_paths,
+    is_listed,
     stand_in,
 )
 from .errors import KeyRevoked, StoreUnavailable
@@ -93,6 +93,9 @@ class KeyAuth(LimitedGate):
         headers: the headers that may carry the key: `Authorization` as a bearer token (the
             scheme in any case, RFC 6750 §2.1), the others bare. Two different tokens in one
             request are refused.
+        paths: AI paths without a model that a key with `models` may ask all the same, as those of
+            `ModelAccess`: `/v1/responses/*` to fetch by its id what was made in the background,
+            `/v1/files`.
         query_parameter: a query parameter that may carry it as well; None for none. A query
             string ends up in logs of others, so prefer a header.
         counters: an engine or its URL for the keys' own limits; None is memory of this
@@ -114,6 +117,7 @@ class KeyAuth(LimitedGate):
         exempt: Iterable[str] = (),
         headers: Iterable[str] = ("authorization", "x-api-key", "api-key", "x-goog-api-key"),
         query_parameter: str | None = None,
+        paths: Iterable[str] = (),
         counters: Engine | str | None = None,
         enforce: bool = True,
     ) -> None:
@@ -139,6 +143,7 @@ class KeyAuth(LimitedGate):
                 "query_parameter: must be a text that is not empty; None reads no parameter"
             )
         self._parameter = query_parameter
+        self._paths = PathPatterns("paths", paths)
         if not self._headers and query_parameter is None:
             raise ValueError("headers: empty, and no query_parameter: no key could be presented")
         self._counters = resolve_counters(counters)
@@ -159,7 +164,7 @@ class KeyAuth(LimitedGate):
         rules = _rules_of(found)
         if isinstance(rules, Denial):
             return rules
-        denial = _judge_rules(rules, environ, self, hand_on=hand_on)
+        denial = self._judge_rules(rules, environ, hand_on=hand_on)
         if denial is None and rules.limits is not None:
             denial = rules.limits.judge(self._counters, found.id, environ)
         return denial
@@ -183,7 +188,7 @@ class KeyAuth(LimitedGate):
         rules = _rules_of(found)
         if isinstance(rules, Denial):
             return rules
-        denial = _judge_rules(rules, environ, self, hand_on=self.enforce)
+        denial = self._judge_rules(rules, environ, hand_on=self.enforce)
         if denial is None and rules.limits is not None:
             denial = self._spend_of(rules.limits, found, environ)
         return denial
@@ -203,8 +208,26 @@ class KeyAuth(LimitedGate):
             return iterable  # so that the server can still send the file by itself
         return _RevocableBody(iterable, alive)
 
+    def _judge_rules(
+        self, rules: _KeyRules, environ: WSGIEnvironment, *, hand_on: bool
+    ) -> Denial | None:
+        if rules.networks is not None:
+            address = address_of(environ)
+            if address is None or address not in rules.networks:
+                return _BAD_ADDRESS
+        if rules.models is None:
+            return None
+        return judge_models(
+            rules.models,
+            environ,
+            self.app,
+            gate=self.gate_name,
+            hand_on=hand_on,
+            optional=is_listed(environ, self._paths),
+        )
+
     def _is_exempt(self, environ: WSGIEnvironment) -> bool:
-        if not self._exempt or not all(map(self._exempt.opens, meant_paths(environ))):
+        if not is_listed(environ, self._exempt):
             return False
         # What SCRIPT_NAME adds must not make an AI path look like an exempt one.
         dialect, path, _ = spoken(environ)
@@ -287,18 +310,6 @@ def _compiled(
         None if models is None else ModelRules(models),
         NamedLimits(parse_limits(limits), "key", "key") if limits else None,
     )
-
-
-def _judge_rules(
-    rules: _KeyRules, environ: WSGIEnvironment, gate: LimitedGate, *, hand_on: bool
-) -> Denial | None:
-    if rules.networks is not None:
-        address = address_of(environ)
-        if address is None or address not in rules.networks:
-            return _BAD_ADDRESS
-    if rules.models is not None:
-        return judge_models(rules.models, environ, gate.app, gate=gate.gate_name, hand_on=hand_on)
-    return None
 
 
 def _presented(

@@ -18,7 +18,7 @@ from ._paths import PathPatterns
 from .body import put_members
 from .denial import Denial, Judge, body_denial, judge_of
 from .dialects import PLAIN, Output, spoken
-from .environ import MODEL, PROVIDER, meant_paths
+from .environ import MODEL, PROVIDER, is_listed
 from .errors import BodyError
 from .gate import Gate
 from .limits.capping import CAP_PATH, with_cap
@@ -128,7 +128,7 @@ class ModelAccess(Gate):
         if self._rules is None:
             return None
         # A path that is listed needs no model; one that names one is judged all the same.
-        optional = bool(self._paths) and all(map(self._paths.opens, meant_paths(environ)))
+        optional = is_listed(environ, self._paths)
         return judge_models(
             self._rules, environ, self.app, gate=self.gate_name, hand_on=hand_on, optional=optional
         )

@@ -232,6 +232,16 @@ def test_a_key_and_a_layer_must_both_allow() -> None:
     assert statuses == [200, 403, 403]
 
 
+def test_a_key_with_models_may_fetch_what_it_made_where_paths_say_so() -> None:
+    """Else it could begin in the background what it can never read or stop."""
+    for paths, status in (((), 403), (["/v1/responses/*"], 200)):
+        app = KeyAuth(Inner(), Keys("gpt-4o"), paths=paths)
+        for method, path in (("GET", "/v1/responses/r"), ("POST", "/v1/responses/r/cancel")):
+            assert call(app, path, method=method, HTTP_X_API_KEY="t").status == status
+        assert call(app, "/v1/files", method="GET", HTTP_X_API_KEY="t").status == 403
+        assert call(app, CHAT, body=chat("o1"), HTTP_X_API_KEY="t").status == 403
+
+
 def test_gemini_names_its_model_in_the_path() -> None:
     """MOD-5: refused in Gemini's shape, streamed or not."""
     app = ModelAccess(Inner(), ["gemini-flash"])

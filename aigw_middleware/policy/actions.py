@@ -895,6 +895,7 @@ ACTIONS: dict[str, Action] = {
                 "exempt": Field(OneOrMore(Text())),
                 "headers": Field(OneOrMore(Text(form=_header))),
                 "query_parameter": Field(Text()),
+                "paths": Field(ListOf(Text()), doc="AI paths without a model, for all keys"),
                 "enforce": _ENFORCE,
             }
         ),
