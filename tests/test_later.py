@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -533,7 +534,7 @@ def test_a_copy_of_the_store_counts_nothing_again(url: str, tmp_path: Any) -> No
     }  # fmt: skip
     store.usage.book(**row)
     store.usage.backup(str(tmp_path / "copy.db-usage"))
-    with sqlite3.connect(tmp_path / "copy.db-usage") as copy:
+    with closing(sqlite3.connect(tmp_path / "copy.db-usage")) as copy:
         assert copy.execute("SELECT id FROM counted_once").fetchall() == [("b",)]
 
 
