@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ._options import several
 from .denial import Denial, Judge, body_denial, judge_of
-from .dialects import PLAIN, spoken
+from .dialects import PLAIN, AnyOf, spoken
 from .errors import BodyError, BodyInvalid
 from .limits.capping import CAP_PATH
 from .limits.wanted import wanted_output
@@ -66,25 +66,27 @@ class ModelRules:
         Where the provider chooses (`*`, `gpt-image-*`) all of these have to be allowed.
         """
         names = _names(provider, model)
+        if isinstance(model, AnyOf) and self._denies_some(provider, model):
+            return False
         return not self._denies(provider, names) and (
             self._allow is None or _matches(self._allow, names)
         )
 
     def denies(self, provider: str | None, model: str) -> bool:
         """Whether `model` is one of those that may not be used, whatever else is allowed."""
+        if isinstance(model, AnyOf) and self._denies_some(provider, model):
+            return True
         if provider == "models":  # Google's own name for it, if it is Google's
             return self._denies(None, _names(None, model) | _names(provider, model))
         return self._denies(provider, _names(provider, model))
 
     def _denies(self, provider: str | None, names: set[str]) -> bool:
-        chosen = next((name for name in names if name.endswith("*") and "/" not in name), None)
-        if chosen is not None and any(
-            _may_be_of(provider, chosen, pattern) for pattern in self._denied
-        ):
-            return True
         return _matches(self._deny, names) or (
             provider is None and _matches(self._deny_names, names)
         )
+
+    def _denies_some(self, provider: str | None, chosen: AnyOf) -> bool:
+        return any(_may_be_of(provider, chosen.begins, pattern) for pattern in self._denied)
 
     def judge(self, provider: str | None, model: str | None) -> Denial | None:
         """Return the refusal for `model` of `provider`; a request without a model is refused."""
@@ -93,13 +95,12 @@ class ModelRules:
         return None if self.allows(provider, model) else NOT_ALLOWED
 
 
-def _may_be_of(provider: str | None, chosen: str, pattern: str) -> bool:
-    """Whether a pattern may match some model of which a provider chooses."""
+def _may_be_of(provider: str | None, begins: str, pattern: str) -> bool:
+    """Whether a pattern may match some model of a provider whose name begins so."""
     owner, slash, model = pattern.partition("/")
     if slash and provider is not None and "*" not in owner and owner != provider.lower():
         return False
     fixed = (model if slash else pattern).partition("*")[0]
-    begins = chosen.rstrip("*")
     return fixed.startswith(begins) or begins.startswith(fixed)
 
 

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .body import Body, whole
-from .dialects import PLAIN, AnyOf, Dialect, Takes, spellings, spoken
+from .dialects import PLAIN, AnyOf, Dialect, Takes, id_of, spellings, spoken
 from .errors import BodyInvalid
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ MOST_MODELS = 20
 
 _UNUSUAL = spellings("model") | spellings("models")
 _NAME = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}").fullmatch
+_INNER_NAME = re.compile(r"[A-Za-z0-9._:/@+~-]{1,256}").fullmatch  # `~` is OpenRouter's
+_ODDLY_SPELT = "The request's body spells a model's name in an unusual way."
 _MOST_PARTS = 1000
 _MOST_HEAD = 8 * 1024
 _BOUNDARY = re.compile(
@@ -70,8 +72,8 @@ def named_models(
                 raise BodyInvalid(_ODDLY_SPELT)
             if first is None:
                 first = document.get("model")
-                if type(first) is dict and "**" in takes.firsts:
-                    first = _id_of(first)
+                if takes.anywhere:
+                    first = id_of(first)
             if takes.models and "models" in document:
                 further = _further(document["models"])
     if further:
@@ -95,7 +97,7 @@ def inner_models(
         max_bytes: the largest body that is read.
 
     Returns:
-        Each once; `ANY_MODEL` among them where the provider chooses one.
+        Each once; `AnyOf` among them where the provider chooses one.
 
     Raises:
         BodyError: as `named_models` does.
@@ -131,7 +133,7 @@ def json_of(body: Body, takes: Takes) -> dict[str, Any]:
     Raises:
         BodyInvalid: it is none.
     """
-    return {} if not body.size and "**" in takes.firsts else body.json()
+    return {} if not body.size and takes.anywhere else body.json()
 
 
 def _further_in(
@@ -139,7 +141,7 @@ def _further_in(
 ) -> tuple[str, ...]:
     if not takes.odd.isdisjoint(document):
         raise BodyInvalid(_ODDLY_SPELT)
-    if takes.firsts.isdisjoint(document) and "**" not in takes.firsts:
+    if takes.firsts.isdisjoint(document) and not takes.anywhere:
         return ()
     found: dict[str, None] = {}
     most = MOST_MODELS * (5 if "requests" in document else 1)
@@ -148,14 +150,10 @@ def _further_in(
             continue
         if not isinstance(name, AnyOf) and not (isinstance(name, str) and _INNER_NAME(name)):
             raise BodyInvalid("The name of a model that the request has asked is not valid.")
-        found[str(name)] = None
+        found[name] = None
         if len(found) > most:
             raise BodyInvalid("The request has too many models asked.")
     return tuple(found)
-
-
-_ODDLY_SPELT = "The request's body spells a model's name in an unusual way."
-_INNER_NAME = re.compile(r"[A-Za-z0-9._:/@+~-]{1,256}").fullmatch  # `~` is OpenRouter's
 
 
 def _in_form(body: Body, boundary: bytes, fields: frozenset[str]) -> tuple[str, ...]:
@@ -168,11 +166,6 @@ def _in_form(body: Body, boundary: bytes, fields: frozenset[str]) -> tuple[str, 
     return tuple(
         dict.fromkeys(_checked(bytes(data[p.begins : p.ends]).decode("latin-1")) for p in found)
     )
-
-
-def _id_of(model: object) -> object:
-    """Return the name of a model that an agent may have as an object, with its `id`."""
-    return model.get("id", model) if isinstance(model, dict) else model
 
 
 NO_MODEL = "The request's body names no model."

@@ -498,12 +498,15 @@ class UpstreamForwarder:
         self, environ: WSGIEnvironment, answer: _Answer
     ) -> Metering | LaterMetering | None:
         """Return what reads the answer's usage, None where it has none that could be read."""
-        if not self._meter or answer.response.status >= 400:
+        if not self._meter:
             return None
-        metering = metering_of(environ, answer.headers, self._prices, streams=answer.stream)
-        if isinstance(metering, LaterMetering) and answer.response.status != 200:
-            return None  # a part of it
-        return metering
+        return metering_of(
+            environ,
+            answer.headers,
+            self._prices,
+            streams=answer.stream,
+            status=answer.response.status,
+        )
 
     def _ending(
         self, environ: WSGIEnvironment, answer: _Answer, metering: Metering | LaterMetering | None

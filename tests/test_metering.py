@@ -515,14 +515,14 @@ def test_no_coding_is_asked_for_that_no_meter_reads(asked: str, sent: str) -> No
 def test_an_event_in_many_pieces_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture comes as one long event: no byte is searched again with every piece of it."""
     looked = 0
-    search = meter_module._END
+    search = meter_module.event_end
 
     def counted(data: bytes, start: int = 0) -> Any:
         nonlocal looked
         looked += len(data) - start
         return search(data, start)
 
-    monkeypatch.setattr(meter_module, "_END", counted)
+    monkeypatch.setattr(meter_module, "event_end", counted)
     event = b'data: {"b64": "' + b"x" * 1_000_000 + b'"}\n\n'
     meter = EventMeter(DIALECTS["openai"], "", hides_usage=True, told=lambda tokens, over: None)
     out = b"".join(meter.feed(event[at : at + 1400]) for at in range(0, len(event), 1400))

@@ -24,9 +24,9 @@ from ._base import (
     Takes,
     Tier,
     Tokens,
+    id_of,
     merged_details,
     spellings,
-    values_at,
 )
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ __all__ = [
     "Tokens",
     "client_dialect",
     "dialect_of",
+    "id_of",
     "merged_details",
     "spellings",
     "spoken",
-    "values_at",
 ]
 
 OPENAI = openai.OPENAI

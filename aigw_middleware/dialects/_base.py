@@ -38,8 +38,10 @@ class Batch(NamedTuple):
 
 
 Place = tuple[str, ...]
-"""Where something stands in a body: names of members, `*` for each element of a list or member of
-an object, `**` for an object and all that stand below it but for what is a user's own."""
+"""Where something stands in a document: names of members, `*` for each element of a list or member
+of an object."""
+ANYWHERE: Place = ("**",)
+"""Any object of a body, but for what is a user's own."""
 _OWN = frozenset(
     {
         "content", "instructions", "item", "item_schema", "messages", "metadata", "parameters",
@@ -54,6 +56,11 @@ class AnyOf(str):
 
     It ends in `*`, which no model's name has.
     """
+
+    @property
+    def begins(self) -> str:
+        """What the names begin with."""
+        return self.removesuffix("*")
 
 
 ANY_MODEL = AnyOf("*")
@@ -242,10 +249,12 @@ class Takes(NamedTuple):
         nothing: whether its POST makes no tokens.
         unpriced: whether its POST costs something else than tokens.
         further: whether its body may have the provider ask further models by itself.
-        inner: where in its body these stand.
+        inner: where in its body the objects stand that name these.
+        anywhere: whether all objects of its body do.
         firsts: members of its body that have to do with these.
         odd: the same in other spellings, which some readers take for them.
         later: whether it tells what was made before.
+        again: whether what answers its POST may be told again, by its id.
     """
 
     json: bool
@@ -257,9 +266,11 @@ class Takes(NamedTuple):
     unpriced: bool
     further: bool
     inner: tuple[Place, ...]
+    anywhere: bool
     firsts: frozenset[str]
     odd: frozenset[str]
     later: bool
+    again: bool
 
 
 class Dialect:
@@ -278,8 +289,11 @@ class Dialect:
             the model that it names.
         tells_later: paths (without the prefix) that tell what was made before: in a batch, or in
             the background.
+        told_again: paths (without the prefix) of which what answers a POST may be told again, to
+            who asks for it by its id.
         inner: paths (without the prefix) whose body may have the provider ask models by itself,
-            beside the one that the request is for, and where in JSON these stand.
+            beside the one that the request is for, and where in JSON the objects stand that name
+            these.
     """
 
     name: str
@@ -297,6 +311,7 @@ class Dialect:
     tells_later: re.Pattern[str] = re.compile(r"(?!)")
     later_lines: re.Pattern[str] = re.compile(r"(?!)")
     """Those of them whose answer is a document a line."""
+    told_again: re.Pattern[str] = re.compile(r"(?!)")
     inner: tuple[tuple[re.Pattern[str], tuple[Place, ...]], ...] = ()
 
     def error(
@@ -346,11 +361,12 @@ class Dialect:
             path: the path that is asked for, without the prefix.
             document: the body.
         """
-        for place in self.takes(path).inner:
-            if place[0] == "**":
-                yield from map(_agents_model, objects_in(document, skips=document))
-            elif place[0] in document:
-                for holder in values_at(document, place[:-1]):
+        takes = self.takes(path)
+        if takes.anywhere:
+            yield from map(_agents_model, objects_in(document, skips=document))
+        for place in takes.inner:
+            if place[0] in document:
+                for holder in values_at(document, place):
                     yield from named_in(holder)
 
     def tier(self, document: Mapping[str, Any]) -> Tier:
@@ -395,7 +411,7 @@ def _takes(dialect: Dialect, path: str) -> Takes:
     """Match a path once for all requests that ask for it."""
     named = dialect.model_path.fullmatch(path)
     found = [places for pattern, places in dialect.inner if pattern.fullmatch(path)]
-    inner = tuple(place for places in found for place in places)
+    inner = tuple(place for places in found for place in places if place != ANYWHERE)
     firsts = frozenset(place[0] for place in inner) | (dialect.choosing if found else frozenset())
     return Takes(
         dialect.needs_json.fullmatch(path) is not None,
@@ -407,9 +423,11 @@ def _takes(dialect: Dialect, path: str) -> Takes:
         dialect.unpriced.fullmatch(path) is not None,
         bool(found),
         inner,
+        any(ANYWHERE in places for places in found),
         firsts,
         frozenset(odd for first in firsts for odd in spellings(first)),
         dialect.tells_later.fullmatch(path) is not None,
+        dialect.told_again.fullmatch(path) is not None,
     )
 
 
@@ -418,26 +436,6 @@ def spellings(name: str) -> frozenset[str]:
     """Return a name in all other mixtures of capitals and small letters."""
     letters = zip(name, name.upper(), strict=True)
     return frozenset(map("".join, product(*map(set, letters)))) - {name}
-
-
-def standing(document: Any, place: Place) -> Iterator[tuple[Path, Any]]:
-    """Yield what stands at a place, with its path; nothing where there is nothing."""
-    found: list[tuple[Path, Any]] = [((), document)]
-    for name in place:
-        if name == "*":
-            found = [
-                ((*path, number), one)
-                for path, value in found
-                if isinstance(value, list)
-                for number, one in enumerate(value)
-            ]
-        else:
-            found = [
-                ((*path, name), value[name])
-                for path, value in found
-                if isinstance(value, dict) and value.get(name) is not None
-            ]
-    yield from found
 
 
 def values_at(document: Any, place: Place) -> list[Any]:
@@ -487,12 +485,15 @@ def named_in(holder: Any) -> Iterator[object]:
 def _agents_model(holder: dict[str, Any]) -> object:
     """Return the model that an agent, a session or a grader names; None for none.
 
-    An agent's may be an object with its `id`; what is neither is something else of that name.
+    What is no text, and no object with one, is something else of that name.
     """
-    model = holder.get("model")
-    if type(model) is dict:
-        model = model.get("id")
+    model = id_of(holder.get("model"))
     return model if isinstance(model, str) else None
+
+
+def id_of(model: Any) -> Any:
+    """Return the name of a model that an agent may have as an object, with its `id`."""
+    return model.get("id", model) if isinstance(model, dict) else model
 
 
 def figure(document: Any, *names: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from ..splice import Path
 from ._base import (
     ANY_MODEL,
+    ANYWHERE,
     Batch,
     Dialect,
     Json,
@@ -25,7 +26,6 @@ from ._base import (
     details_of,
     figure,
     later_of,
-    standing,
     values_at,
 )
 
@@ -53,9 +53,9 @@ _TYPES = {
 
 
 _INNER = (
-    ("tools", "*", "model"),
-    ("messages", "*", "content", "*", "tool", "definition", "model"),
-    ("fallbacks", "*", "model"),
+    ("tools", "*"),
+    ("messages", "*", "content", "*", "tool", "definition"),
+    ("fallbacks", "*"),
 )
 
 
@@ -73,10 +73,12 @@ class _Anthropic(Dialect):
         (re.compile(r"/messages(?:/count_tokens)?/?"), _INNER),
         (
             re.compile(r"/messages/batches/?"),
-            tuple(("requests", "*", "params", *place) for place in (("model",), *_INNER)),
+            tuple(("requests", "*", "params", *place) for place in ((), *_INNER)),
         ),
-        (re.compile(r"/(?:agents|agents/[^/]+|sessions|dreams)/?"), (("**", "model"),)),
+        (re.compile(r"/(?:agents|agents/[^/]+|sessions|dreams)/?"), (ANYWHERE,)),
     )
+    choosing = frozenset({"fallbacks", "models", "requests"})
+    later_lines = tells_later = re.compile(r"/messages/batches/([^/]+)/results/?")
     # A session has as many answers as it likes, each told to who asks for its events.
     unpriced = re.compile(r"/(?:sessions|dreams)(?:/.*)?")
     makes_nothing = re.compile(
@@ -112,8 +114,6 @@ class _Anthropic(Dialect):
             tries=tries,
         )
 
-    choosing = frozenset({"fallbacks", "models", "requests"})
-
     def further(self, path: str, document: Mapping[str, Any]) -> Iterator[object]:
         yield from super().further(path, document)
         batched(document.get("requests"))
@@ -136,11 +136,9 @@ class _Anthropic(Dialect):
         iterations = usage.get("iterations")
         return _figures(usage) if not iterations else _of_iterations(usage, iterations)
 
-    later_lines = tells_later = re.compile(r"/messages/batches/([^/]+)/results/?")
-
     def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
         batch = self.tells_later.fullmatch(path)
-        for _, message in standing(document, ("result", "message")):
+        for message in values_at(document, ("result", "message")):
             if batch is not None and isinstance(message, dict):
                 tokens = self.tokens(message)
                 yield from later_of(f"messages/batches/{batch[1]}", message, tokens, batched=True)
@@ -200,9 +198,8 @@ def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
     https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool,
     https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback
     """
-    steps = [one for one in standing(iterations, ("*",)) if isinstance(one[1], Mapping)]
-    kinds = [step.get("type") for _, step in steps]
-    changed = "fallback_message" in kinds
+    steps = [step for step in values_at(iterations, ("*",)) if isinstance(step, Mapping)]
+    changed = any(step.get("type") == "fallback_message" for step in steps)
     found = _figures(usage)
     if changed:
         searches = tuple(pair for pair in found.details if pair[0] == "web_searches")
@@ -210,8 +207,8 @@ def _of_iterations(usage: Mapping[str, Any], iterations: object) -> Tokens:
             0, 0, reasoning=found.reasoning, details=searches, is_all=True, tier=found.tier
         )
     others: list[tuple[str | None, Tokens]] = []
-    for kind, (_, step) in zip(kinds, steps, strict=True):
-        model = step.get("model")
+    for step in steps:
+        kind, model = step.get("type"), step.get("model")
         if kind == "advisor_message" or (changed and kind != "compaction" and model is not None):
             used = _figures(step)._replace(tier=found.tier)
             others.append((model if isinstance(model, str) else None, used))
@@ -249,12 +246,13 @@ def _caps_of_fallbacks(
     https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pre-warming-the-cache
     """
     named: dict[Path, int] = {}
-    tries = 1
-    for place, fallback in standing(document, ("fallbacks", "*")):
-        tries += 1
+    asked = document.get("fallbacks")
+    fallbacks = asked if isinstance(asked, list) else []
+    for number, fallback in enumerate(fallbacks):
         if isinstance(fallback, Mapping):
-            named |= caps(fallback, "max_tokens", within=(*within, *place), least=0)
-    return named, tries
+            place = (*within, "fallbacks", number)
+            named |= caps(fallback, "max_tokens", within=place, least=0)
+    return named, 1 + len(fallbacks)
 
 
 def _thought_in(document: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from .._headers import header
 from ..errors import BodyInvalid
 from ..splice import Path
 from ._base import (
+    ANYWHERE,
     Batch,
     Dialect,
     Json,
@@ -27,8 +28,8 @@ from ._base import (
     details_of,
     figure,
     later_of,
-    standing,
     tier_of,
+    values_at,
 )
 from .openai import OPENAI
 
@@ -101,10 +102,15 @@ class _Gemini(Dialect):
     inner = (
         (
             re.compile(r"/interactions/?"),
-            (("agent_config", "model"), ("agentConfig", "model")),
+            (("agent_config",), ("agentConfig",)),
         ),
-        (re.compile(r"/triggers(?:/[^/:]+)?/?"), (("**", "model"),)),
+        (re.compile(r"/triggers(?:/[^/:]+)?/?"), (ANYWHERE,)),
     )
+    tells_later = re.compile(
+        r"/batches/[^/:]+/?|/interactions/[^/:]+(?:/cancel)?/?"
+        r"|/openai/batches(?:/[^/]+(?:/cancel)?)?/?"
+    )
+    told_again = re.compile(r"/interactions/?")
     makes_nothing = re.compile(
         r"/(?:models|tunedModels)/[^/:]+:countTokens/?|/operations/.*|/batches/[^/:]+:cancel/?"
         r"|/(?:files|fileSearchStores|auth_tokens|webhooks|environments)(?:[/:].*)?"
@@ -144,11 +150,6 @@ class _Gemini(Dialect):
             ),
             tier=tier_of(usage.get("serviceTier")),
         )
-
-    tells_later = re.compile(
-        r"/batches/[^/:]+/?|/interactions/[^/:]+(?:/cancel)?/?"
-        r"|/openai/batches(?:/[^/]+(?:/cancel)?)?/?"
-    )
 
     def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
         if path.startswith("/openai/"):
@@ -202,7 +203,7 @@ def _of_kind(usage: Mapping[str, Any], name: str, modality: str, count: str = "t
     """Return the tokens of one modality: https://ai.google.dev/api/generate-content#ModalityTokenCount."""
     return sum(
         figure(one, count)
-        for _, one in standing(usage, (name, "*"))
+        for one in values_at(usage, (name, "*"))
         if isinstance(one, Mapping) and str(one.get("modality")).upper() == modality
     )
 
@@ -228,7 +229,7 @@ def _of_interaction(document: Mapping[str, Any]) -> Tokens | None:
     }
     searches = sum(
         figure(tool, "count")
-        for _, tool in standing(usage, ("grounding_tool_count", "*"))
+        for tool in values_at(usage, ("grounding_tool_count", "*"))
         if isinstance(tool, Mapping) and tool.get("type") == "google_search"
     )
     return _figures(usage, _INTERACTION_USAGE)._replace(
@@ -241,8 +242,8 @@ def _searches(document: Mapping[str, Any]) -> int:
 
     https://ai.google.dev/gemini-api/docs/google-search#pricing
     """
-    found = standing(document, ("candidates", "*", "groundingMetadata", "webSearchQueries", "*"))
-    number = len(list(found))
+    place = ("candidates", "*", "groundingMetadata", "webSearchQueries", "*")
+    number = len(values_at(document, place))
     older = str(document.get("modelVersion")).startswith(("gemini-1", "gemini-2"))
     return min(number, 1) if older else number
 
@@ -250,7 +251,7 @@ def _searches(document: Mapping[str, Any]) -> int:
 def _answers(output: object) -> Iterator[dict[str, Any]]:
     """Yield the answers that stand in what a batch has brought."""
     for kind in ("inlinedResponses", "inlinedEmbedContentResponses"):
-        for _, answer in standing(output, (kind, "inlinedResponses", "*", "response")):
+        for answer in values_at(output, (kind, "inlinedResponses", "*", "response")):
             if isinstance(answer, dict):
                 yield answer
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ._base import (
     ANY_MODEL,
+    ANYWHERE,
     AnyOf,
     Dialect,
     Json,
@@ -25,7 +26,6 @@ from ._base import (
     later_of,
     named_in,
     objects_in,
-    standing,
     tier_of,
     values_at,
 )
@@ -132,17 +132,24 @@ class _OpenAI(Dialect):
     )
     inner = (
         (re.compile(r"/(?:chat/completions|responses)/?"), ()),  # in tools and plugins
-        (re.compile(r"/images/(?:generations|edits)/?"), (("svg", "model"),)),
+        (re.compile(r"/images/(?:generations|edits)/?"), (("svg",),)),
         (
             re.compile(
                 r"/(?:fine_tuning/jobs|fine_tuning/alpha/.*|evals|evals/[^/]+/runs|realtime/.*|live/.*)/?"
             ),
-            (("**", "model"),),
+            (ANYWHERE,),
         ),
     )
+    choosing = frozenset({"fallbacks", "input", "plugins", "preset", "tools"})
     inner_fields = frozenset({"svg[model]"})
     # The price of a model's tokens is not what they cost, or nobody here learns how many there are.
     unpriced = re.compile(r"/(?:fine_tuning|realtime|live)/.*|/evals/[^/]+/runs/?")
+    tells_later = re.compile(
+        r"/(?:batches|responses)/[^/]+(?:/cancel)?/?|/batches/?|/threads/[^/]+/runs/[^/]+/?"
+    )
+    told_again = re.compile(
+        r"/(?:responses|threads/(?:[^/]+/)?runs(?:/[^/]+/submit_tool_outputs)?)/?"
+    )
 
     def error(
         self, status: int, code: str, message: str, request_id: str, param: str | None
@@ -177,8 +184,6 @@ class _OpenAI(Dialect):
         named = caps(document, "max_completion_tokens", "max_tokens")
         return Output(count_of(document, "n"), (_cap_name(document.get("model")),), named)
 
-    choosing = frozenset({"fallbacks", "input", "plugins", "preset", "tools"})
-
     def further(self, path: str, document: Mapping[str, Any]) -> Iterator[object]:
         yield from super().further(path, document)
         if document.get("fallbacks") or document.get("preset"):  # other gateways take these
@@ -187,7 +192,7 @@ class _OpenAI(Dialect):
             yield from _of_plugin(plugin)
         tools = values_at(document, ("tools", "*"))
         tools += values_at(document, ("input", "*", "tools", "*"))
-        if "**" in self.takes(path).firsts:
+        if self.takes(path).anywhere:
             tools = [
                 tool for one in objects_in(document) for tool in values_at(one, ("tools", "*"))
             ]
@@ -238,10 +243,6 @@ class _OpenAI(Dialect):
                 web_searches=figure(document, "tool_usage", "web_search", "num_requests"),
             )
         )
-
-    tells_later = re.compile(
-        r"/(?:batches|responses)/[^/]+(?:/cancel)?/?|/batches/?|/threads/[^/]+/runs/[^/]+/?"
-    )
 
     def later(self, path: str, document: Mapping[str, Any]) -> Iterator[Later]:
         one = document.get("response", document)  # that of an event which ends a stream
@@ -300,7 +301,7 @@ def _of_tools(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], .
     )
     if not (found.input or found.output):
         return ()
-    tools = [tool for _, tool in standing(document, ("tools", "*")) if isinstance(tool, Mapping)]
+    tools = [tool for tool in values_at(document, ("tools", "*")) if isinstance(tool, Mapping)]
     models = [tool.get("model") for tool in tools if tool.get("type") == "image_generation"]
     model = models[0] if len(models) == 1 else None
     return ((model if isinstance(model, str) else None, found),)
@@ -308,8 +309,7 @@ def _of_tools(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], .
 
 def _of_drawings(document: Mapping[str, Any]) -> tuple[tuple[str | None, Tokens], ...]:
     """Return what models have used that wrote an SVG: of no other figure is it a part."""
-    told = [document.get("svg_usage")]
-    told += [usage for _, usage in standing(document, ("output", "*", "svg_usage"))]
+    told = [document.get("svg_usage"), *values_at(document, ("output", "*", "svg_usage"))]
     return tuple(
         (
             model if isinstance(model := one.get("model"), str) else None,

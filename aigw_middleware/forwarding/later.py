@@ -16,17 +16,17 @@ from ..dialects import Dialect, Later, Tier, Tokens, spoken
 from ..environ import PROVIDER
 from ..usage.figures import NANO, Usage
 from .codings import CODINGS, decompressor
-from .meter import MOST, data_of, document_of
+from .meter import MOST, data_of, document_of, event_end
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from ..usage.prices import Price, Prices
 
+_Find = Callable[..., re.Match[bytes] | None]
 MADE = "aigw.made_before"
 """The `Made` that an answer tells of."""
-_EVENTS_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_LINES_END = re.compile(rb"\n")
+_line_end = re.compile(rb"\n").search
 _SELL_FLEX = ("openai", "azure", "google")
 """Who takes half for what may wait; of others it has only the name (Groq)."""
 
@@ -50,7 +50,7 @@ class LaterMeter:
 
     Args:
         coding: the answer's Content-Encoding.
-        ends: what a document ends with; None for the answer's end.
+        end: finds the end of a document; None where it is the answer's.
         seen: called with each document and whether it is the last one of a stream, which it tells.
     """
 
@@ -58,13 +58,11 @@ class LaterMeter:
     has_failed = False
     text_bytes = 0
 
-    def __init__(
-        self, coding: str, ends: re.Pattern[bytes] | None, seen: Callable[[bytes], bool]
-    ) -> None:
+    def __init__(self, coding: str, end: _Find | None, seen: Callable[[bytes], bool]) -> None:
         self._reader = decompressor(coding) if coding in CODINGS - {"identity"} else None
         self._coding = coding
         self._reads = not coding or coding in CODINGS
-        self._ends = ends
+        self._end = end
         self._seen = seen
         self._held = bytearray()
         self._searched = 0
@@ -108,8 +106,8 @@ class LaterMeter:
 
     def _take(self) -> None:
         start = 0
-        while self._ends is not None:
-            end = self._ends.search(self._held, max(start, self._searched))
+        while self._end is not None:
+            end = self._end(self._held, max(start, self._searched))
             if end is None:
                 break
             if self._seen(bytes(self._held[start : end.end()])):
@@ -146,8 +144,8 @@ class LaterMetering:
         self._rest = spoken(environ).rest
         self._streams = streams
         self._sum = Sum(environ, prices)
-        ends = _LINES_END if dialect.later_lines.fullmatch(self._rest) else None
-        self.meter = LaterMeter(coding, _EVENTS_END if streams else ends, self._read)
+        end = _line_end if dialect.later_lines.fullmatch(self._rest) else None
+        self.meter = LaterMeter(coding, event_end if streams else end, self._read)
 
     def conclude(self) -> None:
         """Tell what was told, of an answer that has come whole."""
@@ -228,9 +226,9 @@ def cost_of(
 
 
 def _part_of(price: Price, used: Tokens, provider: str | None) -> int:
-    if used.tier is Tier.WHOLE:
+    if used.tier is Tier.WHOLE or (used.tier is Tier.FLEX and provider not in _SELL_FLEX):
         return price.cost(used.input, used.output, used.cached, used.written, used.details)
-    of, part = _share(used.tier, provider)
+    of, part = _SHARES[used.tier]
     # Tokens are billed at another price then, searches are not.
     searches = tuple(pair for pair in used.details if pair[0] == "web_searches")
     details = tuple(pair for pair in used.details if pair not in searches)
@@ -238,10 +236,5 @@ def _part_of(price: Price, used: Tokens, provider: str | None) -> int:
     return -(-cost * of // part) + (price.cost(0, 0, details=searches) if searches else 0)
 
 
-def _share(tier: Tier, provider: str | None) -> tuple[int, int]:
-    """Return the part of the price that is billed, as a fraction."""
-    if tier is Tier.BATCH or (tier is Tier.FLEX and provider in _SELL_FLEX):
-        return 1, 2
-    if tier is Tier.NEAR_BATCH:
-        return 11, 20
-    return (11, 10) if tier is Tier.NEAR else (1, 1)
+_SHARES = {Tier.BATCH: (1, 2), Tier.FLEX: (1, 2), Tier.NEAR: (11, 10), Tier.NEAR_BATCH: (11, 20)}
+"""The parts of the price that are billed, as fractions."""

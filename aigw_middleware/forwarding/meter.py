@@ -34,7 +34,8 @@ _MAY_TELL = re.compile(
 ).search
 _FEW = 2048
 """Bytes of events whose text is counted together."""
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r").search
+event_end = re.compile(rb"\r\n\r\n|\n\n|\r\r").search
+"""Finds the end of an event."""
 _END_BYTES = 3
 """Of an event's end at most so many bytes stand in one piece and the last in the next."""
 
@@ -87,7 +88,7 @@ class WholeMeter:
     def __init__(self, dialect: Dialect, coding: str, *, seen: Seen | None = None) -> None:
         self._dialect = dialect
         self._seen = seen
-        self._decode = decoder(coding)
+        self._decode = _decoder(coding)
         self._data: bytearray | None = bytearray()
         self._tokens: Tokens | None = None
         self._read = False
@@ -158,7 +159,7 @@ class EventMeter:
     ) -> None:
         self._dialect = dialect
         self._seen = seen
-        self._decode = None if coding in ("", "identity") else decoder(coding)
+        self._decode = None if coding in ("", "identity") else _decoder(coding)
         self._hides = hides_usage and self._decode is None
         self._told = told
         self._held: list[bytes] = []  # the pieces of an event that has not ended
@@ -203,12 +204,12 @@ class EventMeter:
             self._passing = False
             return data
         passed: list[bytes] = []
-        if self._held and _END(self._held_tail() + data) is None:
+        if self._held and event_end(self._held_tail() + data) is None:
             self._hold(data)  # joined once, when it has ended: a picture comes in a thousand pieces
         else:
             buffer = self._let_go() + data
             start = 0
-            while (end := _END(buffer, start)) is not None:
+            while (end := event_end(buffer, start)) is not None:
                 event = buffer[start : end.end()]
                 start = end.end()
                 if self._passing or not self._read(event):
@@ -302,7 +303,7 @@ def _merged(known: Tokens | None, more: Tokens | None) -> Tokens | None:
     )
 
 
-def decoder(coding: str) -> Callable[[bytes], bytes]:
+def _decoder(coding: str) -> Callable[[bytes], bytes]:
     """Return what takes a coding off, piece by piece; nothing for one that is not known."""
     if coding in ("", "identity"):
         return bytes

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .._headers import header, without
-from .._paths import LONGEST
 from ..body import Body
 from ..dialects import PLAIN, Dialect, Tier, Tokens, spoken
 from ..environ import BODY, MODEL, OVER, PROVIDER, USAGE
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 
 ASKED = "aigw.asked_for_usage"
 """True where a stream was asked for its usage by us and not by the client."""
-
-_TOLD_AGAIN = re.compile(
-    r"/(?:responses|interactions|threads/(?:[^/]+/)?runs(?:/[^/]+/submit_tool_outputs)?)/?"
-).fullmatch
 
 TELLS_UNASKED = frozenset({"mistral"})
 """Providers that tell a stream's usage by themselves and refuse to be asked for it."""
@@ -149,36 +143,31 @@ def metering_of(
     prices: Prices,
     *,
     streams: bool,
+    status: int = 200,
 ) -> Metering | LaterMetering | None:
-    """Return what meters an answer; None for one that tells no usage (a file, speech)."""
+    """Return what meters an answer; None for one that tells no usage (an error, a file, speech)."""
     dialect, _, rest = spoken(environ)
     kind = header(headers, "content-type").partition(";")[0].strip().lower()
     coding = header(headers, "content-encoding").strip().lower()
-    if dialect is PLAIN:
+    if dialect is PLAIN or status >= 400:
         return None
-    method = environ.get("REQUEST_METHOD")
-    if method in ("GET", "POST") and dialect.takes(rest).later:
+    method, takes = environ.get("REQUEST_METHOD"), dialect.takes(rest)
+    if method in ("GET", "POST") and takes.later:
+        if status != 200:
+            return None  # a part of it
         return LaterMetering(environ, dialect, coding, prices, streams=streams)
     if method != "POST" or not (streams or kind == "application/json"):
         return None
-    repeats = _is_told_again(rest) if len(rest) <= LONGEST else _TOLD_AGAIN(rest) is not None
-    goes_on = streams and repeats and _is_background(environ)
-    tier = dialect.tier_told(headers)
     return Metering(
         environ,
         dialect,
         coding,
         prices,
         streams=streams,
-        goes_on=goes_on,
-        repeats=repeats,
-        tier=tier,
+        goes_on=streams and takes.again and _is_background(environ),
+        repeats=takes.again,
+        tier=dialect.tier_told(headers),
     )
-
-
-@lru_cache(maxsize=1024)
-def _is_told_again(rest: str) -> bool:
-    return _TOLD_AGAIN(rest) is not None
 
 
 def _is_background(environ: WSGIEnvironment) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._paths import LONGEST
 from ..body import drop_member, put_member, replace, whole
 from ..denial import Denial
+from ..dialects import AnyOf, id_of
 from ..environ import BODY, CHOOSER, MODEL, UPSTREAM_QUERY
 from ..errors import BodyInvalid, StoreUnavailable
 from ..limits.capping import CAP_PATH
@@ -202,7 +203,7 @@ class Inner(NamedTuple):
             return found
         provider = self.closed.get(candidate.provider or "")
         # A list is there to route by: of what the provider chooses it says nothing.
-        named = (model for model in self.models if not model.endswith("*"))
+        named = (model for model in self.models if not isinstance(model, AnyOf))
         if provider is None or all(map(provider.lists, named)):
             return None
         return _INNER_NOT_SERVED
@@ -377,9 +378,9 @@ class Planner:
         if is_json:
             name = document.get("model")
             member = ("model", "id") if isinstance(name, dict) else ("model",)
-            name = bare_name(name.get("id") if isinstance(name, dict) else name)
+            bare = bare_name(id_of(name))
             return ModelPlace(
-                path, b"", name, names_model=takes.named is None, asks=asks, member=member
+                path, b"", bare, names_model=takes.named is None, asks=asks, member=member
             )
         if not boundary:
             return None

@@ -16,7 +16,7 @@ from .._responding import Headers, with_headers
 from ..body import put_members
 from ..counters.engine import Decision, Demand, Engine
 from ..denial import Denial, Judge, body_denial, judge_of, store_denial
-from ..dialects import PLAIN, client_dialect, spoken
+from ..dialects import PLAIN, AnyOf, client_dialect, spoken
 from ..environ import ATTEMPTS, MODEL, PROVIDER, RATE_REPORTS
 from ..errors import BodyError, StoreUnavailable
 from ..model_rules import ModelRules, has_final_judge
@@ -289,7 +289,9 @@ class NamedLimits:
         if not self._late or (want is not None and not want.priced):
             return None
         counts_money = any(one.limit.unit == USD for one in self._late)
-        inner = () if want is None else tuple(one for one in want.inner if not one.endswith("*"))
+        inner = (
+            () if want is None else tuple(one for one in want.inner if not isinstance(one, AnyOf))
+        )
         if not inner or not counts_money:
             return self._prices.of(provider, model)
         asked = inner if model is None else (model, *inner)

@@ -99,7 +99,8 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     if dialect is PLAIN or environ.get("REQUEST_METHOD") in _ASKS_NOTHING:
         # Nothing, or a request to an app of its own, which tells what it used in `aigw.usage`.
         return _NOTHING
-    if dialect.takes(rest).nothing:
+    takes = dialect.takes(rest)
+    if takes.nothing:
         return _NOTHING
     found = _document(environ)
     model = wanted_model(environ)
@@ -112,9 +113,9 @@ def wanted(environ: WSGIEnvironment) -> Wanted:
     items = document.get("input")
     refers = refers or (type(items) is list and any(map(_is_bare_reference, items)))
     # What an agent does, a session or a run of many is told to nobody here.
-    refers = refers or "**" in dialect.takes(rest).firsts
+    refers = refers or takes.anywhere
     bound = max(1, body.size if counted is None else counted) + (CONTEXT if refers else 0)
-    priced = not dialect.takes(rest).unpriced and dialect.tier(document) is not Tier.UNKNOWN
+    priced = not takes.unpriced and dialect.tier(document) is not Tier.UNKNOWN
     inner = models_within(dialect, rest, body)
     output = _output_of(dialect, rest, body, document)
     if output is None:

@@ -14,7 +14,7 @@ from .._iterables import Begun, close_iterable
 from .._paths import is_canonical
 from .._responding import with_headers
 from ..denial import Denial, refuse
-from ..dialects import PLAIN, spoken
+from ..dialects import PLAIN, AnyOf, spoken
 from ..environ import (
     CHOOSER,
     DECISIONS,
@@ -400,9 +400,8 @@ class _Served(NamedTuple):
         if model is None:
             return _NO_NAME if self.allowed is not None or self.denied else None
         pair = (name, model.lower())
-        begins = model.lower().rstrip("*") if model.endswith("*") else None
-        if begins is not None and any(
-            name == owner and denied.startswith(begins) for owner, denied in self.denied
+        if isinstance(model, AnyOf) and any(
+            name == owner and denied.startswith(model.begins) for owner, denied in self.denied
         ):
             return _NOT_SERVED  # it may be one of them
         if (

@@ -365,6 +365,7 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
     connection.executemany(
         "INSERT INTO last_used VALUES (?, ?) ON CONFLICT (key_id) DO UPDATE SET at = "
         "CASE WHEN excluded.at > last_used.at THEN excluded.at ELSE last_used.at END",
+        # In one order everywhere, so that two machines that merge never wait for each other.
         sorted(used.items()),
     )
     connection.executemany(
@@ -378,7 +379,7 @@ def _insert(connection: Connection, found: list[list[Any]]) -> None:
 def _new_ids(connection: Connection, ids: dict[str, int]) -> set[str]:
     """Keep ids, each with its time; return those that were not there.
 
-    Both in one order everywhere, so that two machines that merge never wait for each other.
+    In one order everywhere, so that two machines that merge never wait for each other.
     """
     new: set[str] = set()
     ordered = sorted(ids.items())
